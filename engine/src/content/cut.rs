@@ -1,0 +1,197 @@
+//! Where a chunk ends: FastCDC v2020, 16/64/256 KiB, normalisation level 1 (Xia et al., 2020). A format: the
+//! tables and masks are those of the pinned `fastcdc` crate, and `testdata/cuts` proves that they stay.
+//!
+//! The search is our own, because one Gear hash is a chain of dependent additions that leaves most of a core idle. A
+//! candidate is tested by bits 0 to 47 of the hash, so it depends on the last 48 bytes only, and several stretches of
+//! the data can be searched at once. Of several hits the first in the data counts: the cuts are those of the serial
+//! search, bit for bit.
+
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use fastcdc::v2020::{MASKS, get_gear_with_seed};
+
+/// The chunker's parameters; part of every version's root, so that equal trees have equal ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, bincode::Encode, bincode::Decode)]
+pub struct CutParams {
+    /// Number of the algorithm: 1 is FastCDC v2020 at normalisation level 1.
+    pub algorithm: u8,
+    /// Bytes never cut within.
+    pub min: u32,
+    /// Aimed-at bytes; the mean comes out about a quarter larger.
+    pub avg: u32,
+    /// Most bytes of a chunk.
+    pub max: u32,
+}
+
+impl CutParams {
+    /// The parameters of format 1, the only ones.
+    pub const V1: CutParams = CutParams { algorithm: 1, min: 16 << 10, avg: 64 << 10, max: 256 << 10 };
+}
+
+const MIN: usize = CutParams::V1.min as usize;
+const AVG: usize = CutParams::V1.avg as usize;
+const MAX: usize = CutParams::V1.max as usize;
+
+// 64 KiB is 2^16; level 1 asks for one bit more before the average and one less after it.
+const MASK_SMALL: u64 = MASKS[17];
+const MASK_LARGE: u64 = MASKS[15];
+
+// Bytes before a candidate that its test depends on.
+const WINDOW: usize = 47;
+const _: () = assert!(MASK_SMALL >> (WINDOW + 1) == 0 && MASK_LARGE >> (WINDOW + 1) == 0);
+
+// Bytes of each of the stretches searched at once. Half of three of them is searched in vain for each chunk.
+const STRIP: usize = 2 << 10;
+
+type Gear = [u64; 256];
+
+static GEAR: LazyLock<&'static Gear> = LazyLock::new(|| match get_gear_with_seed(0) {
+    (Cow::Borrowed(table), _) => table.try_into().expect("a Gear table has 256 entries"),
+    (Cow::Owned(_), _) => unreachable!("seed 0 changes nothing"),
+});
+
+/// Returns the length of the first chunk of `data`: all of it if it is at most 16 KiB, else 16 KiB to 256 KiB.
+/// `data` must be the rest of the file, or at least 256 KiB of it. Cuts as [`CutParams::V1`] says.
+pub fn cut(data: &[u8]) -> usize {
+    if data.len() <= MIN {
+        return data.len();
+    }
+    let data = &data[..data.len().min(MAX)];
+    // An odd last byte is never a candidate.
+    let end = data.len() & !1;
+    let center = AVG.min(end);
+    let gear = *GEAR;
+
+    // The hash starts at MIN, so the first candidates are tested with less than a full window.
+    let full = (MIN + WINDOW).min(center);
+    let hit = search(gear, &data[MIN..full], 0, MASK_SMALL).map(|at| MIN + at);
+    let hit = hit.or_else(|| first_hit(gear, data, full, center, MASK_SMALL));
+    let hit = hit.or_else(|| first_hit(gear, data, center.max(full), end, MASK_LARGE));
+    hit.unwrap_or(data.len())
+}
+
+// The first position in `from..to` whose hash, over the bytes from MIN on, passes the mask.
+fn first_hit(gear: &Gear, data: &[u8], from: usize, to: usize, mask: u64) -> Option<usize> {
+    let mut from = from;
+    while to.saturating_sub(from) >= 3 * STRIP {
+        let at = |strip: usize| from + strip * STRIP;
+        let strip = |index: usize| &data[at(index)..at(index + 1)];
+        let warm = |index: usize| warm_up(gear, data, at(index));
+        let strips = [strip(0), strip(1), strip(2)];
+        if let Some(hit) = search_three(gear, strips, [warm(0), warm(1), warm(2)], mask) {
+            return Some(from + hit);
+        }
+        from += 3 * STRIP;
+    }
+    search(gear, data.get(from..to)?, warm_up(gear, data, from), mask).map(|hit| from + hit)
+}
+
+// The hash just before position `at`, as far as tests from there on can see it.
+fn warm_up(gear: &Gear, data: &[u8], at: usize) -> u64 {
+    let start = at.saturating_sub(WINDOW).max(MIN);
+    data[start..at].iter().fold(0, |hash, byte| step(gear, hash, *byte))
+}
+
+fn step(gear: &Gear, hash: u64, byte: u8) -> u64 {
+    (hash << 1).wrapping_add(gear[usize::from(byte)])
+}
+
+fn search(gear: &Gear, data: &[u8], mut hash: u64, mask: u64) -> Option<usize> {
+    data.iter().position(|byte| {
+        hash = step(gear, hash, *byte);
+        hash & mask == 0
+    })
+}
+
+// Searches three adjoining strips of equal length in step; returns the first hit, counted from the first strip's start.
+fn search_three(gear: &Gear, strips: [&[u8]; 3], hashes: [u64; 3], mask: u64) -> Option<usize> {
+    let [a, b, c] = strips;
+    let [mut ha, mut hb, mut hc] = hashes;
+    for (at, ((x, y), z)) in a.iter().zip(b).zip(c).enumerate() {
+        ha = step(gear, ha, *x);
+        hb = step(gear, hb, *y);
+        hc = step(gear, hc, *z);
+        if ha & mask == 0 {
+            return Some(at);
+        }
+        // A hit in a later strip counts only if the rest of the earlier ones has none.
+        if hb & mask == 0 {
+            return search(gear, &a[at + 1..], ha, mask).map(|hit| at + 1 + hit).or(Some(a.len() + at));
+        }
+        if hc & mask == 0 {
+            let rest_a = || search(gear, &a[at + 1..], ha, mask).map(|hit| at + 1 + hit);
+            let rest_b = || search(gear, &b[at + 1..], hb, mask).map(|hit| a.len() + at + 1 + hit);
+            return rest_a().or_else(rest_b).or(Some(a.len() + b.len() + at));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use fastcdc::v2020::{FastCDC, Normalization};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    // The rule in its plainest form, byte by byte. An odd last byte is never a candidate.
+    fn plain_cut(data: &[u8], gear: &Gear) -> usize {
+        let (min, avg, max) = (16 << 10, 64 << 10, 256 << 10);
+        if data.len() <= min {
+            return data.len();
+        }
+        let window = data.len().min(max);
+        let center = avg.min(window);
+        let mut hash = 0u64;
+        for at in min..window / 2 * 2 {
+            hash = (hash << 1).wrapping_add(gear[usize::from(data[at])]);
+            let mask = if at < center / 2 * 2 { MASK_SMALL } else { MASK_LARGE };
+            if hash & mask == 0 {
+                return at;
+            }
+        }
+        window
+    }
+
+    fn content() -> impl Strategy<Value = Vec<u8>> {
+        let pattern = prop_oneof![
+            proptest::collection::vec(any::<u8>(), 1..64),
+            Just(vec![0]),
+            Just((0..251).collect::<Vec<u8>>())
+        ];
+        (pattern, 0usize..700_000, any::<u64>(), 0u8..4).prop_map(|(pattern, len, seed, noise)| {
+            let mut state = seed | 1;
+            let random = move || {
+                state ^= state << 13;
+                state ^= state >> 7;
+                state ^= state << 17;
+                state
+            };
+            let mut random = random;
+            pattern
+                .iter()
+                .cycle()
+                .take(len)
+                .map(|byte| if random() % 4 < u64::from(noise) { random() as u8 } else { *byte })
+                .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn equal_to_the_crate_and_to_the_plain_rule(data in content()) {
+            let gear = *GEAR;
+            let oracle = FastCDC::with_level(&data, 16 << 10, 64 << 10, 256 << 10, Normalization::Level1);
+            let mut rest = data.as_slice();
+            for chunk in oracle {
+                let len = cut(rest);
+                prop_assert_eq!(len, chunk.length);
+                prop_assert_eq!(len, plain_cut(rest, gear));
+                rest = &rest[len..];
+            }
+            prop_assert!(rest.is_empty());
+        }
+    }
+}

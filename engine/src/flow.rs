@@ -1,0 +1,192 @@
+//! Parallel work with an ordered end: items are fed in order, worked on by several threads, and drained
+//! in the order they were fed. The weight of everything between feed and drain stays under one bound.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// How much may be in flight, and on how many threads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Flow {
+    pub threads: NonZeroUsize,
+    pub weight_max: u64,
+}
+
+/// Runs `feed`'s items through `work` on `threads` threads and hands the results to `drain` on the calling
+/// thread, in feed order. The first error in feed order is returned; nothing after it is drained.
+///
+/// No deadlock: weight is taken in feed order, so the oldest undrained item always holds its share, and an item
+/// heavier than the bound takes the whole bound.
+pub(crate) fn ordered<T: Send, R: Send>(
+    flow: Flow,
+    feed: impl Iterator<Item = Result<(T, u64)>> + Send,
+    work: impl Fn(T) -> Result<R> + Sync,
+    mut drain: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let budget = Budget::new(flow.weight_max);
+    let (job_tx, job_rx) = sync_channel::<(u64, T, u64)>(flow.threads.get());
+    let job_rx = Mutex::new(job_rx);
+    let (done_tx, done_rx) = sync_channel::<(u64, Result<R>, u64)>(flow.threads.get() * 2);
+    std::thread::scope(|scope| {
+        let feed_done = done_tx.clone();
+        let (budget_ref, work_ref, job_rx_ref) = (&budget, &work, &job_rx);
+        scope.spawn(move || feed_all(feed, budget_ref, job_tx, feed_done));
+        for _ in 0..flow.threads.get() {
+            let done_tx = done_tx.clone();
+            scope.spawn(move || work_all(job_rx_ref, work_ref, done_tx));
+        }
+        drop(done_tx);
+        let result = drain_all(done_rx, &budget, &mut drain);
+        // The receiver is gone by now: feeder and workers fail to send and end.
+        budget.close();
+        result
+    })
+}
+
+fn feed_all<T, R>(
+    feed: impl Iterator<Item = Result<(T, u64)>>,
+    budget: &Budget,
+    jobs: SyncSender<(u64, T, u64)>,
+    done: SyncSender<(u64, Result<R>, u64)>,
+) {
+    for (index, item) in (0u64..).zip(feed) {
+        match item {
+            Ok((item, weight)) => {
+                let weight = budget.take(weight);
+                if weight.is_none_or(|weight| jobs.send((index, item, weight)).is_err()) {
+                    return;
+                }
+            }
+            Err(error) => {
+                let _ = done.send((index, Err(error), 0));
+                return;
+            }
+        }
+    }
+}
+
+fn work_all<T, R>(
+    jobs: &Mutex<Receiver<(u64, T, u64)>>,
+    work: &impl Fn(T) -> Result<R>,
+    done: SyncSender<(u64, Result<R>, u64)>,
+) {
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok((index, item, weight)) = job else { return };
+        if done.send((index, work(item), weight)).is_err() {
+            return;
+        }
+    }
+}
+
+fn drain_all<R>(
+    done: Receiver<(u64, Result<R>, u64)>,
+    budget: &Budget,
+    drain: &mut impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let mut waiting = BTreeMap::new();
+    let mut next = 0u64;
+    for (index, result, weight) in done {
+        waiting.insert(index, (result, weight));
+        while let Some((result, weight)) = waiting.remove(&next) {
+            drain(result?)?;
+            budget.give(weight);
+            next += 1;
+        }
+    }
+    // A worker that panicked leaves a gap; the scope re-raises its panic right after this.
+    if waiting.is_empty() { Ok(()) } else { Err(Error::Cancelled) }
+}
+
+struct Budget {
+    max: u64,
+    state: Mutex<BudgetState>,
+    freed: Condvar,
+}
+
+struct BudgetState {
+    taken: u64,
+    closed: bool,
+}
+
+impl Budget {
+    fn new(max: u64) -> Self {
+        Self { max, state: Mutex::new(BudgetState { taken: 0, closed: false }), freed: Condvar::new() }
+    }
+
+    // Waits for room; `None` when the flow has ended.
+    fn take(&self, weight: u64) -> Option<u64> {
+        let weight = weight.min(self.max);
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self
+            .freed
+            .wait_while(state, |state| !state.closed && state.taken + weight > self.max)
+            .unwrap_or_else(PoisonError::into_inner);
+        if state.closed {
+            return None;
+        }
+        state.taken += weight;
+        Some(weight)
+    }
+
+    fn give(&self, weight: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.taken -= weight;
+        self.freed.notify_all();
+    }
+
+    fn close(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
+        self.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(threads: usize, weight_max: u64) -> Flow {
+        Flow { threads: NonZeroUsize::new(threads).expect("not zero"), weight_max }
+    }
+
+    #[test]
+    fn drains_in_feed_order_whatever_the_bound() {
+        for (threads, weight_max) in [(1, 1), (2, 3), (4, 1000)] {
+            let mut seen = Vec::new();
+            let feed = (0..500u64).map(|n| Ok((n, n % 7)));
+            ordered(
+                flow(threads, weight_max),
+                feed,
+                |n| Ok(n * 2),
+                |n| {
+                    seen.push(n);
+                    Ok(())
+                },
+            )
+            .expect("no item fails");
+            assert_eq!(seen, (0..500).map(|n| n * 2).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_first_error_in_order_ends_it() {
+        let fail = |at: u64| move |n: u64| if n == at { Err(Error::Cancelled) } else { Ok(n) };
+        let mut seen = 0;
+        let feed = (0..1000u64).map(|n| Ok((n, 1)));
+        let result = ordered(flow(3, 8), feed, fail(37), |_| {
+            seen += 1;
+            Ok(())
+        });
+        assert!(matches!(result, Err(Error::Cancelled)));
+        assert_eq!(seen, 37);
+        let feed = (0..1000u64).map(|n| if n == 5 { Err(Error::Cancelled) } else { Ok((n, 1)) });
+        assert!(ordered(flow(2, 2), feed, Ok, |_| Ok(())).is_err());
+        let feed = (0..1000u64).map(|n| Ok((n, 1)));
+        assert!(
+            ordered(flow(2, 2), feed, Ok, |n| if n == 3 { Err(Error::Cancelled) } else { Ok(()) }).is_err()
+        );
+    }
+}

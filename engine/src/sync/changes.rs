@@ -1,0 +1,118 @@
+//! What has to change, what is foreign, what is protected: the rules about whose a file is.
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::error::{Error, Result};
+use crate::id::VersionId;
+use crate::tree::Survey;
+use crate::version::{Change, Entry, EntryKind, Manifest, NodeSource, RelPath, diff};
+
+/// What has to change, in path order, and what is left alone.
+pub(super) struct Wanted {
+    pub changes: Vec<Change>,
+    /// Files kept though no version wrote them.
+    pub foreign: u64,
+    /// Paths of the version left as they are.
+    pub protected: u64,
+}
+
+impl Wanted {
+    /// Joins two lists in path order: how the versions differ, and how the disk differs from the recorded version.
+    pub fn find(
+        have_nodes: &dyn NodeSource,
+        want_nodes: &dyn NodeSource,
+        from: Option<VersionId>,
+        want: VersionId,
+        survey: &Survey,
+        delete: bool,
+        protect: &Protect,
+    ) -> Result<Wanted> {
+        let mut wanted = Wanted { changes: Vec::new(), foreign: 0, protected: 0 };
+        let mut drift = survey.drift.iter().peekable();
+        let want = Manifest::open(want_nodes, want)?;
+        let mut judge = |path_have: Option<Entry>, actual: Option<Entry>, entry: Option<Entry>| {
+            wanted.judge(path_have, actual, entry, delete, protect);
+        };
+        let mut merge = |change: Change| {
+            while let Some(only) = drift.next_if(|drift| drift.path < change.path) {
+                judge(only.have.clone(), only.want.clone(), unchanged(only, &want)?);
+            }
+            match drift.next_if(|drift| drift.path == change.path) {
+                Some(both) => judge(change.have, both.want.clone(), change.want),
+                None => judge(change.have.clone(), change.have, change.want),
+            }
+            Ok(())
+        };
+        match from {
+            Some(from) => diff(&Manifest::open(have_nodes, from)?, &want, &mut merge)?,
+            None => {
+                for entry in want.entries() {
+                    let entry = entry?;
+                    merge(Change { path: entry.path.clone(), have: None, want: Some(entry) })?;
+                }
+            }
+        }
+        for only in drift {
+            judge(only.have.clone(), only.want.clone(), unchanged(only, &want)?);
+        }
+        Ok(wanted)
+    }
+
+    fn judge(
+        &mut self,
+        recorded: Option<Entry>,
+        actual: Option<Entry>,
+        want: Option<Entry>,
+        delete: bool,
+        protect: &Protect,
+    ) {
+        if actual == want {
+            return;
+        }
+        let Some(path) = want.as_ref().or(actual.as_ref()).map(|entry| entry.path.clone()) else { return };
+        // What floe did not write, or somebody changed since, is not floe's to remove.
+        let foreign = want.is_none() && actual != recorded;
+        if protect.covers(&path, want.as_ref().or(actual.as_ref())) {
+            self.protected += u64::from(want.is_some());
+            self.foreign += u64::from(foreign);
+        } else if foreign && !delete {
+            self.foreign += 1;
+        } else {
+            self.changes.push(Change { path, have: actual, want });
+        }
+    }
+}
+
+// What `want` has where the versions do not differ: what was recorded. But a directory may have been recorded only by
+// what lay below it, and that may be gone.
+fn unchanged(drift: &Change, want: &Manifest<'_>) -> Result<Option<Entry>> {
+    let goes = match &drift.have {
+        Some(Entry { path, kind: EntryKind::Dir { .. } }) => {
+            want.get(path)?.is_none() && want.first_below(path)?.is_none()
+        }
+        _ => false,
+    };
+    Ok(drift.have.clone().filter(|_| !goes))
+}
+
+/// Paths never to touch, as globs in `.gitignore` syntax.
+pub(super) struct Protect(Gitignore);
+
+impl Protect {
+    pub fn new(globs: &[String]) -> Result<Protect> {
+        let mut builder = GitignoreBuilder::new("");
+        for glob in globs {
+            builder.add_line(None, glob).map_err(|error| bad_glob(glob, &error))?;
+        }
+        builder.build().map(Protect).map_err(|error| bad_glob(&globs.join(" "), &error))
+    }
+
+    pub fn covers(&self, path: &RelPath, entry: Option<&Entry>) -> bool {
+        let is_dir = entry.is_some_and(|entry| matches!(entry.kind, EntryKind::Dir { .. }));
+        !self.0.is_empty() && self.0.matched_path_or_any_parents(path.as_str(), is_dir).is_ignore()
+    }
+}
+
+fn bad_glob(glob: &str, error: &ignore::Error) -> Error {
+    Error::Usage { what: format!("glob `{}`", glob.escape_debug()), reason: error.to_string() }
+}

@@ -1,0 +1,81 @@
+//! What a plan costs, found out without touching anything.
+
+use std::collections::HashSet;
+
+use crate::error::Result;
+use crate::id::{ChunkId, VersionId};
+use crate::tree::{Replica, Survey, fetch_batches};
+use crate::version::{Entry, EntryKind, Manifest, NodeSource, Plan, Step};
+
+/// What a plan has to fetch: the wanted chunks that no file here holds.
+pub(super) struct Cost {
+    /// Each once, in order of first use.
+    pub missing: Vec<ChunkId>,
+    /// Their plain bytes.
+    pub bytes_missing: u64,
+    /// Plain bytes that need not be fetched.
+    pub bytes_reused: u64,
+    /// Batches to ask.
+    pub requests: u64,
+}
+
+impl Cost {
+    /// What [`crate::tree::Stage::fill`] is going to do.
+    pub fn of(
+        plan: &Plan,
+        replica: &Replica,
+        nodes: &dyn NodeSource,
+        want: VersionId,
+        survey: &Survey,
+    ) -> Result<Cost> {
+        let want = Manifest::open(nodes, want)?;
+        let (mut wanted, mut lacking, mut bytes) = (Vec::new(), HashSet::new(), 0u64);
+        for step in &plan.steps {
+            let (Step::Build { want: entry } | Step::Copy { want: entry, .. }) = step else { continue };
+            let EntryKind::File { content, .. } = &entry.kind else { continue };
+            for chunk in want.chunks(content) {
+                let chunk = chunk?;
+                bytes += u64::from(chunk.len);
+                if lacking.insert(chunk.id) {
+                    wanted.push(chunk);
+                }
+            }
+        }
+        each_chunk_here(replica, survey, &mut |id| {
+            lacking.remove(&id);
+        })?;
+        wanted.retain(|chunk| lacking.contains(&chunk.id));
+        let bytes_missing = wanted.iter().map(|chunk| u64::from(chunk.len)).sum();
+        let requests = fetch_batches(&wanted);
+        let missing = wanted.into_iter().map(|chunk| chunk.id).collect();
+        Ok(Cost { missing, bytes_missing, bytes_reused: bytes - bytes_missing, requests })
+    }
+}
+
+fn each_chunk_here(replica: &Replica, survey: &Survey, each: &mut dyn FnMut(ChunkId)) -> Result<()> {
+    let nodes = survey.nodes(replica);
+    let gone: HashSet<_> = survey.drift.iter().filter(|c| c.have.is_some()).map(|c| c.path.clone()).collect();
+    let actual = survey.drift.iter().filter_map(|change| change.want.clone()).map(Ok);
+    let Some(version) = replica.version() else {
+        return chunks_of(actual, nodes.as_ref(), each);
+    };
+    let manifest = Manifest::open(replica.nodes(), version)?;
+    let kept =
+        manifest.entries().filter(|entry| entry.as_ref().map_or(true, |entry| !gone.contains(&entry.path)));
+    chunks_of(kept.chain(actual), nodes.as_ref(), each)
+}
+
+fn chunks_of(
+    entries: impl Iterator<Item = Result<Entry>>,
+    nodes: &dyn NodeSource,
+    each: &mut dyn FnMut(ChunkId),
+) -> Result<()> {
+    for entry in entries {
+        if let EntryKind::File { content, .. } = entry?.kind {
+            for chunk in Manifest::chunks_in(nodes, &content) {
+                each(chunk?.id);
+            }
+        }
+    }
+    Ok(())
+}

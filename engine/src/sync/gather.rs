@@ -1,0 +1,292 @@
+//! Files -> pieces of work: many small files together, a large one in parts. Reads, cuts, hashes and encodes;
+//! knows nothing of manifests.
+
+use std::collections::HashSet;
+use std::io::Read;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::content::{Chunker, Compression, Frame, cut};
+use crate::error::{At, Error, Result};
+use crate::id::{ChunkId, ChunkRef};
+use crate::progress::{Progress, check};
+use crate::store::{NewChunk, Store};
+use crate::tree::{FileReader, Found, FoundKind, SourceTree};
+use crate::version::Entry;
+
+/// Bytes of small files that are worked on together.
+const GROUP_LEN: u64 = 1 << 20;
+/// Most files worked on together.
+const GROUP_COUNT: usize = 256;
+/// Longest file that one worker reads whole; a longer one comes in parts of about this length.
+pub(super) const WHOLE_LEN_MAX: u64 = 2 << 20;
+
+/// What the feeding side hands to a worker.
+pub(super) enum Piece<'s> {
+    /// Nothing to read: a symlink, a directory, a file known to be unchanged.
+    Known(Box<Entry>),
+    /// Files to read whole, at most [`WHOLE_LEN_MAX`] bytes or one file of them.
+    Files(Vec<&'s Found>),
+    /// A part of a file, already read and cut.
+    Part { found: &'s Found, plain: Vec<u8>, lens: Vec<usize>, last: bool },
+}
+
+/// What a worker hands to the draining side.
+pub(super) enum Gathered<'s> {
+    /// As it came.
+    Known(Box<Entry>),
+    /// The chunks of each file or part, in order, and those the store lacks.
+    Read { files: Vec<FileChunks<'s>>, new: Vec<NewChunk> },
+}
+
+/// Chunks of a file, or of a part of it.
+pub(super) struct FileChunks<'s> {
+    pub found: &'s Found,
+    pub chunks: Vec<ChunkRef>,
+    /// False while more parts of the same file follow.
+    pub last: bool,
+}
+
+/// The feeding side: found paths and known entries in, pieces and their weights out, in path order.
+pub(super) struct Pieces<'s, I> {
+    tree: &'s SourceTree,
+    found: I,
+    ahead: Option<(&'s Found, Option<Entry>)>,
+    large: Option<(&'s Found, Chunker<FileReader>)>,
+    failed: bool,
+    buffers: &'s Buffers,
+}
+
+/// Buffers used again: fresh memory costs a page fault for every 4 KiB.
+#[derive(Default)]
+pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+
+impl Buffers {
+    fn take(&self) -> Vec<u8> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+    }
+}
+
+impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Pieces<'s, I> {
+    /// `found` yields each path with its entry, if that is known without reading.
+    pub fn new(tree: &'s SourceTree, found: I, buffers: &'s Buffers) -> Self {
+        Self { tree, found, ahead: None, large: None, failed: false, buffers }
+    }
+
+    fn next_found(&mut self) -> Result<Option<(&'s Found, Option<Entry>)>> {
+        match self.ahead.take() {
+            Some(found) => Ok(Some(found)),
+            None => self.found.next().transpose(),
+        }
+    }
+
+    fn next_piece(&mut self) -> Result<Option<(Piece<'s>, u64)>> {
+        if let Some((found, chunker)) = self.large.take() {
+            return self.next_part(found, chunker).map(Some);
+        }
+        let Some((found, known)) = self.next_found()? else { return Ok(None) };
+        if let Some(entry) = known {
+            return Ok(Some((Piece::Known(Box::new(entry)), 0)));
+        }
+        let len = file_len(found);
+        if len > WHOLE_LEN_MAX {
+            let chunker = Chunker::with_buffer(self.tree.read(found)?, self.buffers.take());
+            return self.next_part(found, chunker).map(Some);
+        }
+        let (mut files, mut bytes) = (vec![found], len);
+        while bytes < GROUP_LEN && files.len() < GROUP_COUNT {
+            match self.next_found()? {
+                Some((next, None)) if bytes + file_len(next) <= GROUP_LEN => {
+                    bytes += file_len(next);
+                    files.push(next);
+                }
+                other => {
+                    self.ahead = other;
+                    break;
+                }
+            }
+        }
+        Ok(Some((Piece::Files(files), bytes)))
+    }
+
+    fn next_part(&mut self, found: &'s Found, mut chunker: Chunker<FileReader>) -> Result<(Piece<'s>, u64)> {
+        let (mut plain, mut lens) = (self.buffers.take(), Vec::new());
+        plain.reserve(WHOLE_LEN_MAX as usize);
+        let last = loop {
+            let Some(chunk) = chunker.next_chunk().at("read", found.path.as_str())? else { break true };
+            plain.extend_from_slice(chunk);
+            lens.push(chunk.len());
+            if plain.len() as u64 >= WHOLE_LEN_MAX - u64::from(crate::limits::CHUNK_LEN_MAX) {
+                break false;
+            }
+        };
+        if last {
+            let (reader, buffer) = chunker.into_parts();
+            self.buffers.give(buffer);
+            reader.finish()?;
+        } else {
+            self.large = Some((found, chunker));
+        }
+        let weight = plain.len() as u64;
+        Ok((Piece::Part { found, plain, lens, last }, weight))
+    }
+}
+
+impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Iterator for Pieces<'s, I> {
+    type Item = Result<(Piece<'s>, u64)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.failed {
+            return None;
+        }
+        let piece = self.next_piece().transpose();
+        self.failed = matches!(piece, Some(Err(_)));
+        piece
+    }
+}
+
+/// The working side; shared by all workers.
+pub(super) struct Gather<'s> {
+    pub tree: &'s SourceTree,
+    pub store: &'s dyn Store,
+    pub compression: Compression,
+    pub progress: &'s dyn Progress,
+    /// Chunks some worker is at and the store has not been handed yet.
+    in_flight: Mutex<HashSet<ChunkId>>,
+    buffers: &'s Buffers,
+}
+
+impl<'s> Gather<'s> {
+    pub fn new(
+        tree: &'s SourceTree,
+        store: &'s dyn Store,
+        compression: Compression,
+        progress: &'s dyn Progress,
+        buffers: &'s Buffers,
+    ) -> Self {
+        Self { tree, store, compression, progress, in_flight: Mutex::default(), buffers }
+    }
+
+    pub fn work(&self, piece: Piece<'s>) -> Result<Gathered<'s>> {
+        check(self.progress)?;
+        let (plain, files) = match piece {
+            Piece::Known(entry) => return Ok(Gathered::Known(entry)),
+            Piece::Files(found) => self.read(found)?,
+            Piece::Part { found, plain, lens, last } => (plain, vec![(found, lens, last)]),
+        };
+        let mut rest = plain.as_slice();
+        let mut slices = Vec::new();
+        let files = files
+            .into_iter()
+            .map(|(found, lens, last)| {
+                let chunks = lens.into_iter().map(|len| {
+                    let (slice, tail) = rest.split_at(len);
+                    rest = tail;
+                    let chunk = ChunkRef { id: ChunkId::of(slice), len: len as u32 };
+                    slices.push((chunk, slice));
+                    chunk
+                });
+                FileChunks { found, chunks: chunks.collect(), last }
+            })
+            .collect();
+        let new = self.encode_lacking(&slices)?;
+        self.progress.advance(plain.len() as u64);
+        self.buffers.give(plain);
+        Ok(Gathered::Read { files, new })
+    }
+
+    /// Hands new chunks to the store.
+    pub fn put(&self, new: Vec<NewChunk>) -> Result<()> {
+        let ids: Vec<_> = new.iter().map(|new| new.chunk.id).collect();
+        self.store.put_chunks(new)?;
+        self.release(ids);
+        Ok(())
+    }
+
+    // All files after each other in one buffer, with the lengths of their chunks.
+    #[allow(clippy::type_complexity)]
+    fn read(&self, found: Vec<&'s Found>) -> Result<(Vec<u8>, Vec<(&'s Found, Vec<usize>, bool)>)> {
+        let mut plain = self.buffers.take();
+        let mut files = Vec::with_capacity(found.len());
+        for found in found {
+            let start = plain.len();
+            let len = file_len(found);
+            let mut reader = self.tree.read(found)?;
+            plain.reserve(len as usize + 1);
+            (&mut reader).take(len + 1).read_to_end(&mut plain).at("read", found.path.as_str())?;
+            reader.finish()?;
+            let mut rest = plain.get(start..).unwrap_or_default();
+            let mut lens = Vec::new();
+            while !rest.is_empty() {
+                let len = cut(rest);
+                lens.push(len);
+                rest = rest.get(len..).unwrap_or_default();
+            }
+            files.push((found, lens, true));
+        }
+        Ok((plain, files))
+    }
+
+    // Claimed before the store is asked: so whatever another worker claimed earlier is either in flight, and not
+    // claimed here, or in the store by now.
+    fn encode_lacking(&self, slices: &[(ChunkRef, &[u8])]) -> Result<Vec<NewChunk>> {
+        let claimed: Vec<_> = {
+            let mut in_flight = self.in_flight();
+            slices.iter().filter(|(chunk, _)| in_flight.insert(chunk.id)).collect()
+        };
+        let ids: Vec<_> = claimed.iter().map(|(chunk, _)| chunk.id).collect();
+        let lacks = self.store.lacks_chunks(&ids)?;
+        let mut new = Vec::new();
+        let mut known = Vec::new();
+        for ((chunk, plain), lacks) in claimed.into_iter().zip(lacks) {
+            if lacks {
+                new.push(NewChunk { chunk: *chunk, frame: Frame::encode(plain, self.compression) });
+            } else {
+                known.push(chunk.id);
+            }
+        }
+        self.release(known);
+        Ok(new)
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self, ids: Vec<ChunkId>) {
+        let mut in_flight = self.in_flight();
+        for id in ids {
+            in_flight.remove(&id);
+        }
+    }
+}
+
+fn file_len(found: &Found) -> u64 {
+    match found.kind {
+        FoundKind::File { len, .. } => len,
+        FoundKind::Symlink { .. } | FoundKind::Dir { .. } => 0,
+    }
+}
+
+/// What a path becomes when there is nothing to read.
+pub(super) fn without_content(found: &Found) -> Option<Entry> {
+    use crate::version::EntryKind;
+    let kind = match &found.kind {
+        FoundKind::File { .. } => return None,
+        FoundKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
+        FoundKind::Dir { mode } => EntryKind::Dir { mode: *mode },
+    };
+    Some(Entry { path: found.path.clone(), kind })
+}
+
+/// The mode of a found file.
+pub(super) fn file_mode(found: &Found) -> Result<u16> {
+    match found.kind {
+        FoundKind::File { mode, .. } => Ok(mode),
+        _ => Err(Error::Changed { path: found.path.as_str().into() }),
+    }
+}

@@ -1,0 +1,131 @@
+//! Brings the nodes of a version to where they are needed.
+
+use std::collections::{HashMap, HashSet};
+
+use crate::error::{Error, Result};
+use crate::id::NodeId;
+use crate::tree::NodeLog;
+use crate::version::{Node, NodeSource};
+
+// Levels of the entry tree and of a chunk tree below it, and their roots.
+const DEPTH_MAX: usize = 2 * crate::limits::TREE_HEIGHT_MAX as usize + 4;
+const NODES_PER_READ: usize = 64;
+
+/// Brings every node at or below `root`, which was fetched already, that `here` lacks, children before parents. A node
+/// that is here has everything below it here, because nodes are put in that order and a log is only ever cut at its
+/// end.
+pub(super) fn copy_nodes(
+    source: &dyn NodeSource,
+    here: &dyn NodeSource,
+    (root, bytes): (NodeId, Vec<u8>),
+    put: &mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    let mut copy = Copy { source, here, put, seen: HashSet::new() };
+    if copy.lacking(&[root])?.is_empty() {
+        return Ok(());
+    }
+    let children = Node::open(root, &bytes, &source.place())?.children();
+    copy.settle(vec![Fetched { id: root, bytes, children }], 0)
+}
+
+struct Copy<'a> {
+    source: &'a dyn NodeSource,
+    here: &'a dyn NodeSource,
+    put: &'a mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
+    // Put already.
+    seen: HashSet<NodeId>,
+}
+
+struct Fetched {
+    id: NodeId,
+    bytes: Vec<u8>,
+    children: Vec<NodeId>,
+}
+
+impl Copy<'_> {
+    fn below(&mut self, ids: &[NodeId], depth: usize) -> Result<()> {
+        if depth > DEPTH_MAX {
+            let what = format!("depth of the tree in {}", self.source.place());
+            return Err(Error::Limit { what, actual: depth as u64, max: DEPTH_MAX as u64 });
+        }
+        for ids in ids.chunks(NODES_PER_READ) {
+            let lacking = self.lacking(ids)?;
+            let fetched = self.fetch(&lacking)?;
+            self.settle(fetched, depth)?;
+        }
+        Ok(())
+    }
+
+    // Those of `ids` that are not here, each once.
+    fn lacking(&self, ids: &[NodeId]) -> Result<Vec<NodeId>> {
+        let mut lacking: Vec<_> = ids.iter().copied().filter(|id| !self.seen.contains(id)).collect();
+        lacking.sort_unstable();
+        lacking.dedup();
+        let mut here = vec![false; lacking.len()];
+        let place = self.here.place();
+        self.here.read_nodes(&lacking, &mut |index, bytes| {
+            if let (Some(flag), Some(id), Some(bytes)) = (here.get_mut(index), lacking.get(index), bytes) {
+                *flag = Node::open(*id, &bytes, &place).is_ok();
+            }
+            Ok(())
+        })?;
+        let mut here = here.into_iter();
+        lacking.retain(|_| !here.next().unwrap_or(false));
+        Ok(lacking)
+    }
+
+    fn fetch(&self, ids: &[NodeId]) -> Result<Vec<Fetched>> {
+        let mut fetched = Vec::with_capacity(ids.len());
+        if ids.is_empty() {
+            return Ok(fetched);
+        }
+        let place = self.source.place();
+        self.source.read_nodes(ids, &mut |index, bytes| {
+            let Some(&id) = ids.get(index) else { return Ok(()) };
+            let Some(bytes) = bytes else {
+                let (what, place) = (format!("node {id}"), place.clone());
+                return Err(Error::Damaged { what, place, reason: "missing".into() });
+            };
+            let children = Node::open(id, &bytes, &place)?.children();
+            fetched.push(Fetched { id, bytes, children });
+            Ok(())
+        })?;
+        Ok(fetched)
+    }
+
+    fn settle(&mut self, fetched: Vec<Fetched>, depth: usize) -> Result<()> {
+        for Fetched { id, bytes, children } in fetched {
+            if self.seen.insert(id) {
+                self.below(&children, depth + 1)?;
+                (self.put)(id, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nodes in memory, then those of a replica.
+pub(super) struct Overlay<'a> {
+    pub fetched: HashMap<NodeId, Vec<u8>>,
+    pub below: &'a NodeLog,
+}
+
+impl NodeSource for Overlay<'_> {
+    fn read_nodes(
+        &self,
+        ids: &[NodeId],
+        each: &mut dyn FnMut(usize, Option<Vec<u8>>) -> Result<()>,
+    ) -> Result<()> {
+        for (index, id) in ids.iter().enumerate() {
+            match self.fetched.get(id) {
+                Some(bytes) => each(index, Some(bytes.clone()))?,
+                None => self.below.read_nodes(&[*id], &mut |_, bytes| each(index, bytes))?,
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&self) -> String {
+        self.below.place()
+    }
+}

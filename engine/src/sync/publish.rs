@@ -1,0 +1,270 @@
+//! Tree -> store. Chunks, then nodes, then the name; whatever stops it before the name leaves no trace but
+//! chunks that the next publish finds already there.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::iter::Peekable;
+use std::path::{Path, PathBuf};
+
+use crate::content::CutParams;
+use crate::error::{At, Error, Result};
+use crate::flow::{Flow, ordered};
+use crate::id::{NodeId, VersionId};
+use crate::progress::{Notice, Phase, Progress, check};
+use crate::store::{Name, Store};
+use crate::tree::{Found, FoundKind, Scan, ScanOptions, SourceTree, StatTable};
+use crate::version::{ChunkListBuilder, Entry, EntryKind, Manifest, ManifestBuilder, NodeSink, Totals};
+
+use super::gather::{Buffers, Gather, Gathered, Pieces, WHOLE_LEN_MAX, file_mode, without_content};
+use super::{PublishOptions, Published};
+
+/// Publishes `dir` into `store` under `name`. All or nothing: on any error the name is not bound, and running
+/// again continues where it stopped.
+pub fn publish(
+    dir: &Path,
+    store: &dyn Store,
+    name: &Name,
+    options: &PublishOptions,
+    progress: &dyn Progress,
+) -> Result<Published> {
+    let tree = SourceTree::open(dir)?;
+    let scan_options = ScanOptions {
+        exclude: options.exclude.clone(),
+        honour_ignore: true,
+        tolerate_foreign: false,
+        threads: options.threads,
+    };
+    let scan = tree.scan(&scan_options, progress)?;
+    scan.notices.iter().cloned().for_each(|notice| progress.notice(notice));
+
+    let memory = Memory::recall(dir, options, progress)?;
+    let known = memory.table(store, options)?;
+    let mut counts = Counts::default();
+    let same = known.filter(|table| table.is_unchanged(&scan.found));
+    let (version, totals) = match same {
+        Some(table) => (table.version, Manifest::open(store, table.version)?.totals()),
+        None => read(&tree, &scan, known, store, options, progress, &mut counts)?,
+    };
+    check(progress)?;
+    let record = store.bind(name, version, options.now_unix_s)?;
+    let left_out = scan.left_out;
+    // The name is bound: what is left can only make the next publish slower.
+    if same.is_none()
+        && let Err(error) = memory.keep(version, scan, options)
+    {
+        progress.notice(Notice::StateIgnored { what: error.to_string() });
+    }
+    Ok(Published {
+        version,
+        record,
+        files: totals.files,
+        bytes: totals.bytes,
+        chunks: totals.chunks,
+        chunks_new: counts.chunks_new,
+        bytes_new: counts.bytes_new,
+        bytes_stored: counts.bytes_stored,
+        nodes_new: counts.nodes_new,
+        files_read: counts.files_read,
+        left_out,
+    })
+}
+
+#[derive(Default)]
+struct Counts {
+    chunks_new: u64,
+    bytes_new: u64,
+    bytes_stored: u64,
+    nodes_new: u64,
+    files_read: u64,
+}
+
+fn read(
+    tree: &SourceTree,
+    scan: &Scan,
+    known: Option<&StatTable>,
+    store: &dyn Store,
+    options: &PublishOptions,
+    progress: &dyn Progress,
+    counts: &mut Counts,
+) -> Result<(VersionId, Totals)> {
+    let unchanged = known.map_or_else(|| vec![false; scan.found.len()], |table| table.unchanged(&scan.found));
+    progress.phase(Phase::Publish, Some(bytes_to_read(scan, &unchanged)));
+    let nodes = Nodes::new(store);
+    let mut manifest = ManifestBuilder::new(CutParams::V1, &nodes);
+    let mut open: Option<ChunkListBuilder<_>> = None;
+    let buffers = Buffers::default();
+    let gather = Gather::new(tree, store, options.compression, progress, &buffers);
+
+    let old = known.map(|table| Manifest::open(store, table.version)).transpose()?;
+    let old = old.map(|old| old.entries().peekable());
+    let feed = Pieces::new(tree, WithKnown { found: scan.found.iter().zip(unchanged), old }, &buffers);
+    // More in flight than keeps every thread busy only falls out of the caches.
+    let busy = (options.threads.get() as u64 + 2) * 2 * WHOLE_LEN_MAX;
+    let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max.min(busy) };
+    ordered(
+        flow,
+        feed,
+        |piece| gather.work(piece),
+        |gathered| {
+            let (files, new) = match gathered {
+                Gathered::Known(entry) => return manifest.push(*entry),
+                Gathered::Read { files, new } => (files, new),
+            };
+            for new in &new {
+                counts.chunks_new += 1;
+                counts.bytes_new += u64::from(new.chunk.len);
+                counts.bytes_stored += new.frame.as_bytes().len() as u64;
+            }
+            gather.put(new)?;
+            for file in files {
+                let mut list = open.take().unwrap_or_else(|| ChunkListBuilder::new(&nodes));
+                file.chunks.into_iter().try_for_each(|chunk| list.push(chunk))?;
+                if file.last {
+                    let (content, len) = list.finish()?;
+                    counts.files_read += 1;
+                    let kind = EntryKind::File { mode: file_mode(file.found)?, len, content };
+                    manifest.push(Entry { path: file.found.path.clone(), kind })?;
+                } else {
+                    open = Some(list);
+                }
+            }
+            Ok(())
+        },
+    )?;
+    let (version, totals) = manifest.finish()?;
+    nodes.put_all()?;
+    counts.nodes_new = nodes.new.get();
+    Ok((version, totals))
+}
+
+fn bytes_to_read(scan: &Scan, unchanged: &[bool]) -> u64 {
+    let len = |(found, unchanged): (&Found, &bool)| match found.kind {
+        FoundKind::File { len, .. } if !unchanged => len,
+        _ => 0,
+    };
+    scan.found.iter().zip(unchanged).map(len).sum()
+}
+
+/// Found paths joined with what the version published last says of those that did not change. Both are in path
+/// order, so one pass over the old entries is enough.
+struct WithKnown<F, E: Iterator> {
+    found: F,
+    old: Option<Peekable<E>>,
+}
+
+impl<'s, F, E> Iterator for WithKnown<F, E>
+where
+    F: Iterator<Item = (&'s Found, bool)>,
+    E: Iterator<Item = Result<Entry>>,
+{
+    type Item = Result<(&'s Found, Option<Entry>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (found, unchanged) = self.found.next()?;
+        if let Some(entry) = without_content(found) {
+            return Some(Ok((found, Some(entry))));
+        }
+        let entry = if unchanged { self.old_entry(found) } else { Ok(None) };
+        Some(entry.map(|entry| (found, entry)))
+    }
+}
+
+impl<F, E: Iterator<Item = Result<Entry>>> WithKnown<F, E> {
+    // `None` if the old version does not have the path after all: then it is read.
+    fn old_entry(&mut self, found: &Found) -> Result<Option<Entry>> {
+        let Some(old) = &mut self.old else { return Ok(None) };
+        while let Some(entry) = old.next_if(|entry| entry.as_ref().is_ok_and(|entry| entry.path < found.path))
+        {
+            entry?;
+        }
+        match old.next_if(|entry| entry.as_ref().map_or(true, |entry| entry.path == found.path)) {
+            Some(entry) => entry.map(|entry| matches!(entry.kind, EntryKind::File { .. }).then_some(entry)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// New nodes on their way into the store, a batch at a time.
+struct Nodes<'s> {
+    store: &'s dyn Store,
+    batch: RefCell<Vec<(NodeId, Vec<u8>)>>,
+    new: Cell<u64>,
+}
+
+const NODES_PER_BATCH: usize = 256;
+
+impl<'s> Nodes<'s> {
+    fn new(store: &'s dyn Store) -> Self {
+        Self { store, batch: RefCell::default(), new: Cell::new(0) }
+    }
+
+    fn put_all(&self) -> Result<()> {
+        let mut batch = self.batch.take();
+        // Files of equal content bring equal nodes.
+        let mut seen = HashSet::new();
+        batch.retain(|(id, _)| seen.insert(*id));
+        let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
+        let lacks = self.store.lacks_nodes(&ids)?;
+        let new: Vec<_> =
+            batch.into_iter().zip(lacks).filter_map(|(node, lacks)| lacks.then_some(node)).collect();
+        self.new.set(self.new.get() + new.len() as u64);
+        if new.is_empty() { Ok(()) } else { self.store.put_nodes(new) }
+    }
+}
+
+impl NodeSink for &Nodes<'_> {
+    fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
+        self.batch.borrow_mut().push((id, bytes));
+        if self.batch.borrow().len() < NODES_PER_BATCH { Ok(()) } else { self.put_all() }
+    }
+}
+
+/// Where the fingerprints of one source directory are kept, and what was recalled.
+struct Memory {
+    path: Option<PathBuf>,
+    context: [u8; 32],
+    table: Option<StatTable>,
+}
+
+impl Memory {
+    // A table that cannot be read costs time, not the publish.
+    fn recall(dir: &Path, options: &PublishOptions, progress: &dyn Progress) -> Result<Memory> {
+        let dir = dir.canonicalize().at("find", dir)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(dir.as_os_str().as_encoded_bytes());
+        for glob in &options.exclude {
+            hasher.update(&[0]);
+            hasher.update(glob.as_bytes());
+        }
+        let context = *hasher.finalize().as_bytes();
+        let name = blake3::Hash::from_bytes(context).to_hex();
+        let path = options.fingerprints.as_ref().map(|folder| folder.join(name.as_str()));
+        let table = match path.as_deref().map(StatTable::load).transpose() {
+            Ok(table) => table.flatten(),
+            Err(error @ Error::TooNew { .. }) => return Err(error),
+            Err(error) => {
+                progress.notice(Notice::StateIgnored { what: error.to_string() });
+                None
+            }
+        };
+        Ok(Memory { path, context, table })
+    }
+
+    // A version that a name is bound to is complete, and stays so until a prune's grace is over.
+    fn table(&self, store: &dyn Store, options: &PublishOptions) -> Result<Option<&StatTable>> {
+        let Some(table) =
+            self.table.as_ref().filter(|table| !options.rehash && table.context == self.context)
+        else {
+            return Ok(None);
+        };
+        let bound = store.names(None)?.iter().any(|record| record.version == table.version);
+        Ok(bound.then_some(table))
+    }
+
+    fn keep(&self, version: VersionId, scan: Scan, options: &PublishOptions) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
+        let rows = scan.found.into_iter().map(|found| (found.path, found.stat)).collect();
+        let started_unix_ns = scan.started_unix_ns;
+        StatTable { version, context: self.context, started_unix_ns, rows }.save(path, &options.faults)
+    }
+}

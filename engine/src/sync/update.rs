@@ -1,0 +1,141 @@
+//! Store -> tree: what is there and what is wanted become changes, changes a plan, the plan a stage, and the
+//! stage is made current at once.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use crate::error::Result;
+use crate::progress::{Notice, Phase, Progress};
+use crate::store::Source;
+use crate::tree::{Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
+use crate::version::Plan;
+
+use super::changes::{Protect, Wanted};
+use super::cost::Cost;
+use super::nodes::{Overlay, copy_nodes};
+use super::query::resolve_root;
+use super::wire::{Counted, Door};
+use super::{Planned, SyncOptions, Synced, Target};
+
+/// Brings `dir` to `target`. Files that no version wrote stay, unless `options.delete`. Interrupted at any moment it
+/// leaves the old version or the new one, and continues when run again.
+pub fn sync(
+    source: &dyn Source,
+    target: &Target,
+    dir: &Path,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Synced> {
+    let name = match target {
+        Target::Name(name) => Some(name.to_string()),
+        Target::Version(_) => None,
+    };
+    sync_as(source, target, name.as_deref(), dir, options, progress)
+}
+
+/// The same, and records that it was asked for as `name`.
+pub(super) fn sync_as(
+    source: &dyn Source,
+    target: &Target,
+    name: Option<&str>,
+    dir: &Path,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Synced> {
+    let counted = Counted::new(source);
+    let (want, root) = resolve_root(&counted, target)?;
+    let protect = Protect::new(&options.protect)?;
+    let mut replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
+    let from = replica.version();
+    let survey = survey(&replica, options, progress)?;
+
+    progress.phase(Phase::Plan, None);
+    let mut stage = Stage::begin(&mut replica, want)?;
+    let mut put = |id, bytes| stage.put_node(id, bytes);
+    copy_nodes(&counted, stage.replica().nodes(), (want.root(), root), &mut put)?;
+    let wanted = {
+        let nodes = stage.replica().nodes();
+        Wanted::find(nodes, nodes, from, want, &survey, options.delete, &protect)?
+    };
+    let plan = Plan::from_changes(wanted.changes);
+    let unchanged = plan.steps.is_empty() && from == Some(want);
+    let totals = plan.totals();
+    let mut staged = Staged::default();
+    if !plan.steps.is_empty() {
+        let door = Door { source: &counted, progress };
+        let stage_options =
+            StageOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
+        staged = stage.fill(&plan, &survey, &door, &stage_options, progress)?;
+    }
+    stage.commit(&plan, &survey, name, &options.protect, progress)?;
+    Ok(Synced {
+        version: want,
+        from,
+        bytes_fetched: counted.bytes(),
+        chunks_fetched: counted.chunks(),
+        bytes_reused: staged.bytes_reused,
+        bytes_written: staged.bytes_written,
+        requests: counted.requests(),
+        files_changed: totals.files_changed,
+        files_moved: totals.files_moved,
+        files_removed: totals.files_removed,
+        files_foreign: wanted.foreign,
+        files_protected: wanted.protected,
+        unchanged,
+    })
+}
+
+/// What [`sync`] would do; touches nothing.
+pub fn plan(
+    source: &dyn Source,
+    target: &Target,
+    dir: &Path,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Planned> {
+    let counted = Counted::new(source);
+    let (want, root) = resolve_root(&counted, target)?;
+    let protect = Protect::new(&options.protect)?;
+    let replica = Replica::peek(dir)?;
+    let from = replica.version();
+    let survey = survey(&replica, options, progress)?;
+
+    progress.phase(Phase::Plan, None);
+    let mut fetched = HashMap::new();
+    let mut put = |id, bytes| {
+        fetched.insert(id, bytes);
+        Ok(())
+    };
+    copy_nodes(&counted, replica.nodes(), (want.root(), root), &mut put)?;
+    let nodes = Overlay { fetched, below: replica.nodes() };
+    let wanted = Wanted::find(replica.nodes(), &nodes, from, want, &survey, options.delete, &protect)?;
+    let plan = Plan::from_changes(wanted.changes);
+    let cost = Cost::of(&plan, &replica, &nodes, want, &survey)?;
+    let lens = counted.frame_lens(&cost.missing)?;
+    let bytes_frames: u64 = lens.into_iter().flatten().map(u64::from).sum();
+    let totals = plan.totals();
+    Ok(Planned {
+        version: want,
+        from,
+        chunks_missing: cost.missing.len() as u64,
+        bytes_missing: cost.bytes_missing,
+        bytes_fetched: counted.bytes() + bytes_frames,
+        bytes_reused: cost.bytes_reused,
+        bytes_written: totals.bytes_written,
+        bytes_extra_peak: totals.bytes_extra_peak,
+        requests: counted.requests() + cost.requests,
+        plan,
+    })
+}
+
+fn survey(replica: &Replica, options: &SyncOptions, progress: &dyn Progress) -> Result<Survey> {
+    progress.phase(Phase::Scan, None);
+    let survey_options = SurveyOptions { rehash: options.rehash, threads: options.threads };
+    let survey = replica.survey(&survey_options, progress)?;
+    if replica.version().is_some() {
+        for change in survey.drift.iter().filter(|change| change.have.is_some()) {
+            progress.notice(Notice::LocallyModified { path: change.path.to_string() });
+        }
+    }
+    Ok(survey)
+}

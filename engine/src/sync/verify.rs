@@ -1,0 +1,336 @@
+//! Re-hash and report; mend from another source.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use crate::content::Chunk;
+use crate::error::{Error, Result};
+use crate::flow::{Flow, ordered};
+use crate::id::{ChunkId, ChunkRef, NodeId};
+use crate::progress::{Phase, Progress, check};
+use crate::store::{NewChunk, Source, Store};
+use crate::tree::{Replica, ReplicaOptions, SurveyOptions};
+use crate::version::{Entry, EntryKind, Manifest, Node};
+
+use super::mark::{Met, walk_past};
+use super::update::sync_as;
+use super::{Damage, SyncOptions, Synced, Target, Verified, VerifyOptions};
+
+/// Most names or paths listed beside a damaged thing.
+const NEEDED_BY_MAX: usize = 4;
+/// Chunks read together.
+const CHUNKS_PER_READ: usize = 64;
+
+/// Re-hashes a store: every node that its names need, that their chunks are there, and the content of all chunks
+/// or of a share of them. Memory: 32 bytes a node, and what is damaged.
+pub fn verify_store(store: &dyn Store, options: &VerifyOptions, progress: &dyn Progress) -> Result<Verified> {
+    Ok(find_damage(store, options, progress)?.into_report())
+}
+
+/// Verifies `store` and replaces what is damaged from `source`. What `source` lacks too stays in the report.
+pub fn repair_store(
+    store: &dyn Store,
+    source: &dyn Source,
+    options: &VerifyOptions,
+    progress: &dyn Progress,
+) -> Result<Verified> {
+    let mut repaired = 0;
+    // What was mended once and is damaged again is the disk's fault.
+    let mut mended = HashSet::new();
+    // A mended node may show more that is missing below it.
+    loop {
+        let mut found = find_damage(store, options, progress)?;
+        let nodes = mend_nodes(store, source, &mut found, &mut mended)?;
+        repaired += nodes + mend_chunks(store, source, &mut found)?;
+        if nodes == 0 {
+            return Ok(Verified { repaired, ..found.into_report() });
+        }
+    }
+}
+
+#[derive(Default)]
+struct Found {
+    counts: Verified,
+    nodes: BTreeMap<NodeId, String>,
+    chunks: BTreeMap<ChunkId, (ChunkRef, String)>,
+    needed_by: HashMap<[u8; 32], Vec<String>>,
+}
+
+impl Found {
+    fn into_report(self) -> Verified {
+        let Found { mut counts, nodes, chunks, needed_by } = self;
+        let needed_by = |id: &[u8; 32]| needed_by.get(id).cloned().unwrap_or_default();
+        let of_node = |(id, reason): (NodeId, String)| Damage {
+            what: format!("node {id}"),
+            reason,
+            needed_by: needed_by(id.as_bytes()),
+        };
+        let of_chunk = |(id, (_, reason)): (ChunkId, (ChunkRef, String))| Damage {
+            what: format!("chunk {id}"),
+            reason,
+            needed_by: needed_by(id.as_bytes()),
+        };
+        counts.damage = nodes.into_iter().map(of_node).chain(chunks.into_iter().map(of_chunk)).collect();
+        counts
+    }
+}
+
+fn find_damage(store: &dyn Store, options: &VerifyOptions, progress: &dyn Progress) -> Result<Found> {
+    let mut found = Found::default();
+    progress.phase(Phase::Mark, None);
+    let mut seen = HashSet::new();
+    for record in store.names(None)? {
+        found.counts.versions += 1;
+        let Found { counts, nodes, chunks, .. } = &mut found;
+        walk_past(
+            store,
+            record.version.root(),
+            &mut seen,
+            &mut |met| {
+                check(progress)?;
+                progress.advance(1);
+                counts.nodes += 1;
+                let refs: Vec<ChunkRef> = met.node.chunks();
+                let ids: Vec<_> = refs.iter().map(|chunk| chunk.id).collect();
+                for (chunk, len) in refs.iter().zip(store.frame_lens(&ids)?) {
+                    if len.is_none() {
+                        chunks.insert(chunk.id, (*chunk, "missing".into()));
+                    }
+                }
+                Ok(())
+            },
+            &mut |id, error| {
+                nodes.insert(id, reason_of(&error));
+                Ok(())
+            },
+        )?;
+    }
+    read_chunks(store, options, progress, &mut found)?;
+    name_users(store, &mut found)?;
+    Ok(found)
+}
+
+// Hashes the content of the chosen chunks, in stored order.
+fn read_chunks(
+    store: &dyn Store,
+    options: &VerifyOptions,
+    progress: &dyn Progress,
+    found: &mut Found,
+) -> Result<()> {
+    let chosen = chosen_chunks(store, options)?;
+    progress.phase(Phase::Verify, Some(chosen.iter().map(|chunk| u64::from(chunk.len)).sum()));
+    let batches = chosen.chunks(CHUNKS_PER_READ).map(|batch| {
+        let weight = batch.iter().map(|chunk| u64::from(chunk.len)).sum();
+        Ok((batch, weight))
+    });
+    let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max };
+    let hash = |batch| bad_chunks(store, batch, progress).map(|bad| (batch, bad));
+    ordered(flow, batches, hash, |(batch, bad): (&[ChunkRef], _)| {
+        found.counts.chunks += batch.len() as u64;
+        found.counts.bytes += batch.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+        for (chunk, reason) in bad {
+            found.chunks.entry(chunk.id).or_insert((chunk, reason));
+        }
+        Ok(())
+    })
+}
+
+fn bad_chunks(
+    store: &dyn Store,
+    batch: &[ChunkRef],
+    progress: &dyn Progress,
+) -> Result<Vec<(ChunkRef, String)>> {
+    check(progress)?;
+    let place = store.place();
+    let mut bad = Vec::new();
+    store.read_chunks(batch, &mut |index, frame| {
+        let Some(chunk) = batch.get(index) else { return Ok(()) };
+        let opened = match frame {
+            Some(frame) => Chunk::open(frame, chunk, &place).map(drop),
+            None => Err(missing(chunk, &place)),
+        };
+        if let Err(error) = opened {
+            bad.push((*chunk, reason_of(&error)));
+        }
+        progress.advance(u64::from(chunk.len));
+        Ok(())
+    })?;
+    Ok(bad)
+}
+
+fn chosen_chunks(store: &dyn Store, options: &VerifyOptions) -> Result<Vec<ChunkRef>> {
+    let mut chosen = Vec::new();
+    let threshold = (options.subset.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
+    let key = blake3::derive_key("floe verify subset v1", &options.seed.to_le_bytes());
+    store.each_chunk(&mut |chunk| {
+        let draw = blake3::keyed_hash(&key, chunk.id.as_bytes());
+        let draw = draw.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if draw <= threshold {
+            chosen.push(chunk);
+        }
+        Ok(())
+    })?;
+    Ok(chosen)
+}
+
+// Says which names and paths need what is damaged; walks the versions again, and only if something is.
+fn name_users(store: &dyn Store, found: &mut Found) -> Result<()> {
+    let Found { nodes, chunks, needed_by, .. } = found;
+    if nodes.is_empty() && chunks.is_empty() {
+        return Ok(());
+    }
+    let mut note = |id: &[u8; 32], user: String| {
+        let users = needed_by.entry(*id).or_default();
+        if users.len() < NEEDED_BY_MAX && !users.contains(&user) {
+            users.push(user);
+        }
+    };
+    for record in store.names(None)? {
+        let met = &mut |_: Met<'_>| Ok(());
+        walk_past(store, record.version.root(), &mut HashSet::new(), met, &mut |id, _| {
+            note(id.as_bytes(), record.name.to_string());
+            Ok(())
+        })?;
+        let Ok(manifest) = Manifest::open(store, record.version) else { continue };
+        for entry in manifest.entries() {
+            let Ok(Entry { path, kind: EntryKind::File { content, .. } }) = entry else { continue };
+            for chunk in Manifest::chunks_in(store, &content) {
+                let Ok(chunk) = chunk else { break };
+                if chunks.contains_key(&chunk.id) {
+                    note(chunk.id.as_bytes(), format!("{}:{path}", record.name));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn mend_nodes(
+    store: &dyn Store,
+    source: &dyn Source,
+    found: &mut Found,
+    mended: &mut HashSet<NodeId>,
+) -> Result<u64> {
+    let ids: Vec<NodeId> = found.nodes.keys().copied().filter(|id| mended.insert(*id)).collect();
+    let mut good = Vec::new();
+    source.read_nodes(&ids, &mut |index, bytes| {
+        if let (Some(id), Some(bytes)) = (ids.get(index), bytes)
+            && Node::open(*id, &bytes, &source.place()).is_ok()
+        {
+            good.push((*id, bytes));
+        }
+        Ok(())
+    })?;
+    for (id, _) in &good {
+        found.nodes.remove(id);
+    }
+    let count = good.len() as u64;
+    if count > 0 {
+        store.replace_nodes(good)?;
+    }
+    Ok(count)
+}
+
+fn mend_chunks(store: &dyn Store, source: &dyn Source, found: &mut Found) -> Result<u64> {
+    let refs: Vec<ChunkRef> = found.chunks.values().map(|(chunk, _)| *chunk).collect();
+    let mut mended = 0;
+    for batch in refs.chunks(CHUNKS_PER_READ) {
+        let mut good = Vec::new();
+        source.read_chunks(batch, &mut |index, frame| {
+            if let (Some(chunk), Some(frame)) = (batch.get(index), frame)
+                && let Ok(opened) = Chunk::open(frame.clone(), chunk, &source.place())
+            {
+                debug_assert_eq!(opened.id(), chunk.id);
+                good.push(NewChunk { chunk: *chunk, frame });
+            }
+            Ok(())
+        })?;
+        for new in &good {
+            found.chunks.remove(&new.chunk.id);
+        }
+        mended += good.len() as u64;
+        if !good.is_empty() {
+            store.replace_chunks(good)?;
+        }
+    }
+    Ok(mended)
+}
+
+fn missing(chunk: &ChunkRef, place: &str) -> Error {
+    Error::Damaged { what: format!("chunk {}", chunk.id), place: place.to_owned(), reason: "missing".into() }
+}
+
+fn reason_of(error: &Error) -> String {
+    match error {
+        Error::Damaged { reason, .. } | Error::Malformed { reason, .. } => reason.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// Re-hashes a replica against the version its state records: every file is read.
+pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progress) -> Result<Verified> {
+    let replica = Replica::peek(dir)?;
+    let Some(version) = replica.version() else {
+        return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
+    };
+    let protect = super::changes::Protect::new(replica.protect())?;
+    let totals = Manifest::open(replica.nodes(), version)?.totals();
+    progress.phase(Phase::Verify, Some(totals.bytes));
+    let survey = replica.survey(&SurveyOptions { rehash: true, threads: options.threads }, progress)?;
+    let mut verified = Verified {
+        versions: 1,
+        files: totals.files,
+        bytes: totals.bytes,
+        chunks: totals.chunks,
+        ..Verified::default()
+    };
+    for change in &survey.drift {
+        let reason = match (&change.have, &change.want) {
+            (None, _) => {
+                verified.files_foreign += 1;
+                continue;
+            }
+            (Some(have), _) if protect.covers(&change.path, Some(have)) => continue,
+            (Some(_), None) => "missing",
+            (Some(have), Some(want)) => difference(have, want),
+        };
+        let what = format!("`{}`", change.path.as_str().escape_debug());
+        verified.damage.push(Damage { what, reason: reason.into(), needed_by: Vec::new() });
+    }
+    Ok(verified)
+}
+
+fn difference(have: &Entry, want: &Entry) -> &'static str {
+    match (&have.kind, &want.kind) {
+        (EntryKind::File { len, content, .. }, EntryKind::File { len: len2, content: content2, .. }) => {
+            match (len == len2, content == content2) {
+                (false, _) => "has another length",
+                (true, false) => "has other content",
+                (true, true) => "has another mode",
+            }
+        }
+        (EntryKind::Symlink { .. }, EntryKind::Symlink { .. }) => "points elsewhere",
+        (EntryKind::Dir { .. }, EntryKind::Dir { .. }) => "has another mode",
+        _ => "is another kind of file",
+    }
+}
+
+/// Brings a replica back to the version its state records, re-reading every file. Foreign files stay.
+pub fn repair_replica(
+    dir: &Path,
+    source: &dyn Source,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Synced> {
+    // Opened for writing first: an interrupted switch is finished before it is asked which version this is.
+    let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
+    let (version, name) = (replica.version(), replica.name().map(str::to_owned));
+    let mut protect = replica.protect().to_vec();
+    protect.extend(options.protect.iter().filter(|glob| !replica.protect().contains(glob)).cloned());
+    drop(replica);
+    let Some(version) = version else {
+        return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
+    };
+    let options = SyncOptions { rehash: true, protect, ..options.clone() };
+    sync_as(source, &Target::Version(version), name.as_deref(), dir, &options, progress)
+}

@@ -1,0 +1,219 @@
+//! Every door through which bytes from outside come in, as a function over plain bytes. Whatever the bytes, a door
+//! answers; what it takes, it would write in the same way. The fuzz targets and `tests/malformed.rs` knock.
+
+use fastcdc::v2020::{FastCDC, Normalization};
+
+use crate::codec::{self, Kind};
+use crate::content::{Chunk, Chunker, Codec, CutParams, Frame, cut};
+use crate::error::{At, Error, Result};
+use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
+use crate::limits::CHUNK_LEN_MAX;
+use crate::store::Name;
+use crate::sync::Target;
+use crate::tree::{self, StatTable};
+use crate::version::{Node, RelPath};
+
+/// A way in.
+pub struct Door {
+    /// What comes in, in one word.
+    pub name: &'static str,
+    /// Takes the bytes or says why not.
+    ///
+    /// # Panics
+    ///
+    /// If what it took encodes to other bytes, or if two readings of the same bytes differ.
+    pub open: fn(&[u8]) -> Result<()>,
+}
+
+/// All of them.
+pub const DOORS: &[Door] = &[
+    Door { name: "frame", open: frame },
+    Door { name: "node", open: node },
+    Door { name: "cut", open: cuts },
+    Door { name: "relpath", open: relpath },
+    Door { name: "name", open: name },
+    Door { name: "state", open: state },
+    Door { name: "journal", open: journal },
+    Door { name: "stats", open: stats },
+    Door { name: "nodelog", open: nodelog },
+    Door { name: "format", open: format },
+    #[cfg(feature = "rocks")]
+    Door { name: "bound", open: bound },
+    #[cfg(feature = "rocks")]
+    Door { name: "location", open: location },
+];
+
+const PLACE: &str = "bytes";
+
+/// Opens `bytes` at the door called `name`.
+///
+/// # Panics
+///
+/// If there is no such door, and as [`Door::open`] says.
+pub fn knock(name: &str, bytes: &[u8]) -> Result<()> {
+    let door = DOORS.iter().find(|door| door.name == name).expect("a door of this name");
+    (door.open)(bytes)
+}
+
+// Under the name that its content earns, and under one that it cannot have.
+fn frame(bytes: &[u8]) -> Result<()> {
+    let frame = Frame::from_bytes(bytes.to_vec(), PLACE)?;
+    assert_eq!(frame.as_bytes(), bytes);
+    let body = &bytes[1..];
+    let plain = match frame.codec() {
+        Codec::Stored => Some(body.to_vec()),
+        Codec::Zstd => zstd::bulk::decompress(body, CHUNK_LEN_MAX as usize).ok(),
+    };
+    let other = ChunkRef { id: ChunkId::of(b"other"), len: body.len() as u32 };
+    let refused = Chunk::open(frame.clone(), &other, PLACE);
+    let Some(plain) = plain.filter(|plain| !plain.is_empty()) else { return refused.map(drop) };
+    if plain != b"other" {
+        assert!(refused.is_err(), "content passes under another name");
+    }
+    let want = ChunkRef { id: ChunkId::of(&plain), len: plain.len() as u32 };
+    let chunk = Chunk::open(frame, &want, PLACE)?;
+    assert_eq!((chunk.bytes(), chunk.to_ref()), (plain.as_slice(), want));
+    Ok(())
+}
+
+fn node(bytes: &[u8]) -> Result<()> {
+    let node = Node::open(NodeId::of(bytes), bytes, PLACE)?;
+    assert_eq!(node.encode(), bytes);
+    let (children, chunks) = (node.children(), node.chunks());
+    assert!((children.len() + chunks.len()) * 32 <= bytes.len(), "more below than was named");
+    assert!(Node::open(NodeId::of(b"other"), bytes, PLACE).is_err() || bytes == b"other");
+    Ok(())
+}
+
+// Cutting is total: the rest of the crate's list must be ours, whole or read piece by piece.
+fn cuts(data: &[u8]) -> Result<()> {
+    let CutParams { min, avg, max, .. } = CutParams::V1;
+    let mut chunker = Chunker::new(data);
+    let mut next = || chunker.next_chunk().at("read", PLACE).map(|chunk| chunk.map(<[u8]>::to_vec));
+    let mut rest = data;
+    for expected in FastCDC::with_level(data, min as usize, avg as usize, max as usize, Normalization::Level1)
+    {
+        assert_eq!(cut(rest), expected.length);
+        let (first, later) = rest.split_at(expected.length);
+        assert_eq!(next()?.as_deref(), Some(first));
+        rest = later;
+    }
+    assert!(rest.is_empty() && next()?.is_none());
+    Ok(())
+}
+
+fn text<'a>(bytes: &'a [u8], what: &str) -> Result<&'a str> {
+    let usage = |_| Error::Usage { what: what.to_owned(), reason: "not UTF-8".into() };
+    std::str::from_utf8(bytes).map_err(usage)
+}
+
+// Typed, and as a field of a record: both ways in must agree.
+fn relpath(bytes: &[u8]) -> Result<()> {
+    let field = Kind { number: 0x7f, name: "path", format: 1 };
+    let text = text(bytes, "path")?;
+    let record = codec::encode_named(field, &text);
+    let decoded: Result<RelPath> = codec::decode_named(field, &record, usize::MAX, PLACE);
+    let path = RelPath::parse(text).inspect_err(|_| assert!(decoded.is_err()))?;
+    assert_eq!(decoded?, path);
+    assert_eq!(path.as_str(), text);
+    assert!(text.ends_with(path.file_name()));
+    if let Some(parent) = path.parent() {
+        assert!(path.is_below(&parent));
+        RelPath::parse(parent.as_str())?;
+    }
+    Ok(())
+}
+
+fn name(bytes: &[u8]) -> Result<()> {
+    let text = text(bytes, "name")?;
+    let told = match text.parse::<Target>()? {
+        Target::Name(name) => {
+            assert_eq!(Name::parse(text)?, name);
+            name.to_string()
+        }
+        Target::Version(version) => {
+            assert_eq!(text.parse::<VersionId>()?, version);
+            version.to_string()
+        }
+    };
+    assert_eq!(told, text);
+    Ok(())
+}
+
+fn state(bytes: &[u8]) -> Result<()> {
+    filed(0x30, bytes, tree::state_again)
+}
+
+fn journal(bytes: &[u8]) -> Result<()> {
+    filed(0x31, bytes, tree::journal_again)
+}
+
+fn stats(bytes: &[u8]) -> Result<()> {
+    filed(0x21, bytes, |bytes| StatTable::decode(bytes, PLACE).map(|table| table.encode()))
+}
+
+#[cfg(feature = "rocks")]
+fn bound(bytes: &[u8]) -> Result<()> {
+    filed(0x20, bytes, crate::store::name_again)
+}
+
+// As they are, and as the body under a header that is right: otherwise the hash would keep everything out.
+fn filed(number: u8, bytes: &[u8], again: fn(&[u8]) -> Result<Vec<u8>>) -> Result<()> {
+    let sealed = codec::seal_any(Kind { number, name: "record", format: 1 }, bytes);
+    if let Ok(encoded) = again(&sealed) {
+        assert_eq!(encoded, sealed);
+    }
+    let encoded = again(bytes)?;
+    assert_eq!(encoded, bytes);
+    Ok(())
+}
+
+// A log never fails: it ends where it is not good. `Err` is one whose last byte is not.
+fn nodelog(bytes: &[u8]) -> Result<()> {
+    let read = |bytes: &[u8], proven| tree::index_of(bytes, proven).at("read", PLACE);
+    let (index, end) = read(bytes, 0)?;
+    let good = usize::try_from(end).ok().and_then(|end| bytes.get(..end)).expect("a log ends where it ends");
+    for (id, (at, len)) in &index {
+        let node = good[*at as usize..].get(..*len as usize).expect("nodes lie in the good part");
+        assert_eq!(NodeId::of(node), *id, "a node that nobody proved");
+    }
+    assert_eq!(read(good, end)?, (index, end), "read again, believing what was proven");
+    let (_, believed) = read(bytes, u64::MAX)?;
+    assert!(believed >= end);
+    if good.len() < bytes.len() {
+        let reason = format!("good up to {end}");
+        return Err(Error::Malformed { kind: "node log", place: PLACE.into(), reason });
+    }
+    Ok(())
+}
+
+// The `FORMAT` files of replicas and stores.
+fn format(bytes: &[u8]) -> Result<()> {
+    let replica = tree::format_number(bytes).map(|number| format!("floe replica {number}\n"));
+    #[cfg(feature = "rocks")]
+    let store = crate::store::format_number(bytes).map(|number| format!("floe store {number}\n"));
+    #[cfg(not(feature = "rocks"))]
+    let store = None;
+    let again = replica.or(store);
+    let Some(again) = again else {
+        let reason = "neither a store's nor a replica's".into();
+        return Err(Error::Malformed { kind: "format", place: PLACE.into(), reason });
+    };
+    assert_eq!(again.as_bytes(), bytes);
+    Ok(())
+}
+
+#[cfg(feature = "rocks")]
+fn location(bytes: &[u8]) -> Result<()> {
+    let reason = "not a location".to_owned();
+    let again = crate::store::location_again(bytes);
+    let again = again.ok_or(Error::Malformed { kind: "location", place: PLACE.into(), reason })?;
+    assert_eq!(again, bytes);
+    Ok(())
+}
+
+/// The value that a store keeps for a name.
+#[cfg(feature = "rocks")]
+pub fn bound_value(record: &crate::store::NameRecord) -> Vec<u8> {
+    crate::store::name_value(record)
+}

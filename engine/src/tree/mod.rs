@@ -1,0 +1,32 @@
+//! Where trees live: directories to publish from, and replicas to sync into.
+
+mod disk;
+mod fill;
+mod nodelog;
+mod portable;
+mod reader;
+mod replica;
+mod rules;
+mod scan;
+mod seed;
+mod stage;
+mod stat;
+mod state;
+mod survey;
+mod swap;
+mod target;
+mod walk;
+
+#[cfg(feature = "testing")]
+pub(crate) use nodelog::index_of;
+#[cfg(feature = "testing")]
+pub(crate) use state::{format_number, journal_again, state_again};
+
+pub use fill::fetch_batches;
+pub use nodelog::NodeLog;
+pub use reader::FileReader;
+pub use replica::{Replica, ReplicaOptions};
+pub use scan::{Found, FoundKind, Scan, ScanOptions, SourceTree};
+pub use stage::{Fetch, Stage, StageOptions, Staged};
+pub use stat::{Fingerprint, StatTable};
+pub use survey::{Survey, SurveyOptions};

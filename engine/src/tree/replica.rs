@@ -1,0 +1,218 @@
+//! A directory held equal to a version, with its state in `.floe/`: lock, recovery, and what it is.
+//!
+//! Holding a [`Replica`] from [`Replica::open`] means holding the lock; no switch is under way in it.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::error::{Error, Result};
+use crate::fault::Faults;
+use crate::id::VersionId;
+use crate::progress::{Notice, Progress};
+use crate::version::STATE_DIR;
+
+use super::disk::{Disk, Kind, own};
+use super::nodelog::NodeLog;
+use super::state::{self, Lock, State};
+use super::swap;
+
+/// How a replica is opened.
+#[derive(Debug, Clone, Default)]
+pub struct ReplicaOptions {
+    /// Crash points, for tests.
+    pub faults: Faults,
+}
+
+/// An open replica.
+#[derive(Debug)]
+pub struct Replica {
+    dir: PathBuf,
+    disk: Option<Disk>,
+    // Held for as long as this lives; only one that is held may write.
+    lock: Option<Lock>,
+    state: Option<State>,
+    // Set when the recorded version turns out not to be readable: from then on nothing counts as recorded.
+    forgotten: AtomicBool,
+    nodes: NodeLog,
+}
+
+impl Replica {
+    /// Opens `dir` for writing: creates it and `.floe/` where they are missing, takes the lock, finishes an
+    /// interrupted switch. Damaged state is told as a notice and then counts as not there.
+    pub fn open(dir: &Path, options: &ReplicaOptions, progress: &dyn Progress) -> Result<Replica> {
+        let disk = Disk::create(dir, options.faults.clone())?;
+        disk.mkdir(STATE_DIR)?;
+        let lock = state::lock(&disk)?;
+        if !state::check_format(&disk)? {
+            state::write_format(&disk)?;
+        }
+        disk.mkdir(&own("stage"))?;
+        let journal = match usable(state::read_journal(&disk), progress)? {
+            Usable::Yes(journal) => journal,
+            Usable::Damaged => {
+                // How far the switch came is not known. The recorded version still tells which files are floe's;
+                // without fingerprints all of them are read and compared with it.
+                disk.rename(&own("journal"), &own("journal.damaged"))?;
+                disk.unlink(&own("stats"))?;
+                disk.sync_dir(STATE_DIR)?;
+                None
+            }
+        };
+        if let Some(journal) = journal {
+            swap::run(&disk, &journal, progress)?;
+            let nodes = NodeLog::open(&disk, 0)?;
+            let state = State {
+                version: journal.version,
+                name: journal.name,
+                protect: journal.protect,
+                nodes_len: nodes.sync(&disk)?,
+                nodes_live: 0,
+            };
+            state::write_state(&disk, &state)?;
+            swap::clear(&disk)?;
+        }
+        let state = match usable(state::read_state(&disk), progress)? {
+            Usable::Yes(state) => state,
+            Usable::Damaged => None,
+        };
+        let nodes = NodeLog::open(&disk, state.as_ref().map_or(0, |state| state.nodes_len))?;
+        let state = state.filter(|state| {
+            let there = nodes.contains(&state.version.root());
+            if !there {
+                progress.notice(Notice::StateIgnored {
+                    what: format!("version {} is recorded, but its nodes are damaged", state.version),
+                });
+            }
+            there
+        });
+        let forgotten = AtomicBool::new(false);
+        Ok(Replica { dir: dir.to_owned(), disk: Some(disk), lock: Some(lock), state, forgotten, nodes })
+    }
+
+    /// Looks without touching anything: no directory is made, no lock taken, nothing recovered. An interrupted switch
+    /// is an error that says so.
+    pub fn peek(dir: &Path) -> Result<Replica> {
+        let none = |disk| Replica {
+            dir: dir.to_owned(),
+            disk,
+            lock: None,
+            state: None,
+            forgotten: AtomicBool::new(false),
+            nodes: NodeLog::none(format!("`{}`", dir.display())),
+        };
+        let disk = match Disk::open(dir, Faults::default()) {
+            Ok(disk) => disk,
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Ok(none(None));
+            }
+            Err(error) => return Err(error),
+        };
+        if disk.kind(STATE_DIR)? != Some(Kind::Dir) {
+            return Ok(none(Some(disk)));
+        }
+        state::check_format(&disk)?;
+        if state::journal_exists(&disk)? {
+            return Err(switching(&disk));
+        }
+        let state = match usable(state::read_state(&disk), &crate::progress::Silent)? {
+            Usable::Yes(state) => state,
+            Usable::Damaged => None,
+        };
+        let nodes = NodeLog::peek(&disk, state.as_ref().map_or(0, |state| state.nodes_len))?;
+        let state = state.filter(|state| nodes.contains(&state.version.root()));
+        Ok(Replica { state, nodes, ..none(Some(disk)) })
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The version recorded; `None` before the first sync, or when the record is not usable.
+    pub fn version(&self) -> Option<VersionId> {
+        self.recorded().map(|state| state.version)
+    }
+
+    /// The name it was synced by.
+    pub fn name(&self) -> Option<&str> {
+        self.recorded()?.name.as_deref()
+    }
+
+    /// Globs protected by the last sync.
+    pub fn protect(&self) -> &[String] {
+        self.recorded().map_or(&[], |state| &state.protect)
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> &NodeLog {
+        &self.nodes
+    }
+
+    pub(super) fn recorded(&self) -> Option<&State> {
+        self.state.as_ref().filter(|_| !self.forgotten.load(Ordering::Acquire))
+    }
+
+    pub(super) fn record(&mut self, state: State) {
+        self.state = Some(state);
+        self.forgotten.store(false, Ordering::Release);
+    }
+
+    /// The recorded version cannot be read: its nodes are dropped, so that they are fetched again.
+    pub(super) fn forget(&self, progress: &dyn Progress, why: &Error) -> Result<()> {
+        self.forgotten.store(true, Ordering::Release);
+        progress.notice(Notice::StateIgnored { what: format!("recorded version: {why}") });
+        self.nodes.reset(self.writer().ok())
+    }
+
+    /// The disk to look at; `None` if there is no directory.
+    pub(super) fn disk(&self) -> Option<&Disk> {
+        self.disk.as_ref()
+    }
+
+    /// The disk to write to.
+    pub(super) fn writer(&self) -> Result<&Disk> {
+        self.held().map(|(disk, _)| disk)
+    }
+
+    /// Its lock.
+    pub(super) fn lock(&self) -> Result<&Lock> {
+        self.held().map(|(_, lock)| lock)
+    }
+
+    fn held(&self) -> Result<(&Disk, &Lock)> {
+        match (&self.disk, &self.lock) {
+            (Some(disk), Some(lock)) => Ok((disk, lock)),
+            _ => Err(Error::Conflict {
+                what: "the replica".into(),
+                place: format!("`{}`", self.dir.display()),
+                reason: "it was opened only to look".into(),
+            }),
+        }
+    }
+}
+
+/// What an interrupted switch answers to those who cannot finish it.
+pub(super) fn switching(disk: &Disk) -> Error {
+    Error::Conflict {
+        what: "the replica".into(),
+        place: format!("`{}`", disk.path().display()),
+        reason: "a switch was interrupted; the next sync finishes it".into(),
+    }
+}
+
+enum Usable<T> {
+    Yes(T),
+    Damaged,
+}
+
+// A damaged record is told and does not stop anything; one from the future, or a disk that does not answer, does.
+fn usable<T>(read: Result<T>, progress: &dyn Progress) -> Result<Usable<T>> {
+    match read {
+        Ok(record) => Ok(Usable::Yes(record)),
+        Err(error @ (Error::Malformed { .. } | Error::Limit { .. } | Error::UnsafePath { .. })) => {
+            progress.notice(Notice::StateIgnored { what: error.to_string() });
+            Ok(Usable::Damaged)
+        }
+        Err(error) => Err(error),
+    }
+}
