@@ -1,0 +1,84 @@
+//! `floe publish DIR --store STORE --name NAME`
+
+use floe::content::Compression;
+use floe::store::Name;
+use floe::sync::PublishOptions;
+use floe::{Faults, Result, limits};
+use serde::Serialize;
+
+use crate::args::Publish;
+use crate::output::Output;
+use crate::report::End;
+use crate::settings::{self, Settings};
+use crate::terms::{bytes, count, elapsed};
+
+#[derive(Serialize)]
+struct Report {
+    name: String,
+    version: String,
+    unchanged: bool,
+    files: u64,
+    bytes: u64,
+    chunks: u64,
+    chunks_new: u64,
+    bytes_new: u64,
+    bytes_stored: u64,
+    nodes_new: u64,
+    files_read: u64,
+    left_out: u64,
+}
+
+pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> {
+    let name = Name::parse(&args.name)?;
+    let path = settings::place(&args.store)?;
+    let store = settings::open_or_create(path)?;
+    let options = PublishOptions {
+        compression: if args.level == 0 { Compression::None } else { Compression::Zstd(args.level.into()) },
+        exclude: args.exclude.clone(),
+        rehash: args.rehash,
+        fingerprints: Some(settings::fingerprints(path)?),
+        threads: settings.threads,
+        in_flight_bytes_max: limits::IN_FLIGHT_BYTES_MAX,
+        now_unix_s: settings.now_unix_s,
+        faults: Faults::default(),
+    };
+    // Binding a name again is refused unless it means the same tree; so a name that was there has not changed.
+    let unchanged = store.resolve(&name)?.is_some();
+    let done = floe::sync::publish(&args.dir, &*store, &name, &options, output)?;
+    let report = Report {
+        name: name.to_string(),
+        version: done.version.to_string(),
+        unchanged,
+        files: done.files,
+        bytes: done.bytes,
+        chunks: done.chunks,
+        chunks_new: done.chunks_new,
+        bytes_new: done.bytes_new,
+        bytes_stored: done.bytes_stored,
+        nodes_new: done.nodes_new,
+        files_read: done.files_read,
+        left_out: done.left_out,
+    };
+    let mut table = vec![
+        (if unchanged { "unchanged" } else { "published" }, report.name.clone()),
+        ("version", report.version.clone()),
+        ("files", format!("{} ({}), {} read", done.files, bytes(done.bytes), done.files_read)),
+        ("new", new(&report)),
+    ];
+    if done.left_out > 0 {
+        table.push(("left out", format!("{} (.floeignore, --exclude)", count(done.left_out, "path"))));
+    }
+    table.push(("time", elapsed(output.elapsed())));
+    output.report("publish", &report, &table)?;
+    Ok(super::end(unchanged, args.exit_unchanged))
+}
+
+fn new(report: &Report) -> String {
+    format!(
+        "{} of {} ({}, stored as {})",
+        report.chunks_new,
+        count(report.chunks, "chunk"),
+        bytes(report.bytes_new),
+        bytes(report.bytes_stored)
+    )
+}

@@ -1,0 +1,34 @@
+//! The `floe` command: a thin shell over the library. Words in, one verb, a report out.
+#![warn(missing_docs)]
+
+mod args;
+mod cmd;
+mod meter;
+mod output;
+mod report;
+mod settings;
+mod terms;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::Args;
+use output::Output;
+use settings::Settings;
+
+// Frames are made on one thread and dropped on another, which the system's allocator answers by giving memory back
+// and faulting it in again for every chunk.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(error) => return report::usage(&error, std::env::args_os().any(|arg| arg == "--json")),
+    };
+    let output = Output::new(&args.common);
+    let result = Settings::new(&args.common).and_then(|settings| cmd::run(&args.verb, &settings, &output));
+    let result = result.and_then(|end| output.flush().map(|()| end));
+    ExitCode::from(report::exit(result, &output))
+}

@@ -1,0 +1,237 @@
+//! How a command ends: the exit code, and for errors the message, its causes and the cure. The only place that
+//! knows cures in the words of the command line.
+
+use std::error::Error as _;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use floe::{Error, ErrorClass, Result};
+use serde::Serialize;
+
+use crate::output::Output;
+use crate::terms::{count, safe};
+
+/// How a verb ends when it does not fail.
+pub enum End {
+    /// Done.
+    Done,
+    /// There was nothing to do, and the caller asked to be told by the exit code.
+    Unchanged,
+    /// A verify found damage and told it.
+    Damaged {
+        /// How many things.
+        things: u64,
+        /// Store or directory.
+        place: String,
+        /// It tried to mend them.
+        repairing: bool,
+    },
+}
+
+#[derive(Serialize)]
+struct Told<'a> {
+    kind: &'static str,
+    class: &'a str,
+    message: String,
+    causes: Vec<String>,
+    hint: Option<String>,
+    exit: u8,
+}
+
+/// Tells how it ended; returns the exit code.
+pub fn exit(result: Result<End>, output: &Output) -> u8 {
+    output.clear();
+    match result {
+        Ok(End::Done) => 0,
+        Ok(End::Unchanged) => 3,
+        Ok(End::Damaged { things, place, repairing }) => {
+            let what = if things == 1 { "is damaged" } else { "are damaged" };
+            eprintln!("error: {} of {} {what}", count(things, "part"), safe(&place));
+            let cure = if repairing {
+                "the source lacks sound content for these; repair from another store, or publish the tree again"
+            } else {
+                "mend it from a store that has the same versions: floe verify PLACE --repair SOURCE"
+            };
+            eprintln!("hint: {cure}");
+            exit_code(ErrorClass::Damaged)
+        }
+        // Whoever read our output has seen enough.
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => 0,
+        Err(error) => failed(&error, output),
+    }
+}
+
+/// Tells what the argument parser found wrong, or prints the help that was asked for.
+pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
+    let code = u8::try_from(error.exit_code()).unwrap_or(2);
+    // Nothing is left to do when even this cannot be written.
+    let _ = error.print();
+    if json && code != 0 {
+        let text = error.to_string();
+        let first: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+        let message = first.join(" ").trim_start_matches("error: ").to_owned();
+        let hint = Some("floe --help, floe VERB --help".to_owned());
+        let told = Told { kind: "error", class: "usage", message, causes: Vec::new(), hint, exit: code };
+        if let Ok(line) = serde_json::to_string(&told) {
+            let _ = writeln!(io::stdout(), "{line}");
+        }
+    }
+    ExitCode::from(code)
+}
+
+fn failed(error: &Error, output: &Output) -> u8 {
+    let mut causes = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        causes.push(cause.to_string());
+        next = cause.source();
+    }
+    let class = error.class();
+    let told = Told {
+        kind: "error",
+        class: class_name(class),
+        message: error.to_string(),
+        causes,
+        hint: cure(error),
+        exit: exit_code(class),
+    };
+    if matches!(error, Error::Cancelled) {
+        eprintln!("cancelled; run the same command again to continue");
+    } else {
+        eprintln!("error: {}", safe(&told.message));
+        for cause in &told.causes {
+            eprintln!("caused by: {}", safe(cause));
+        }
+        if let Some(hint) = &told.hint {
+            eprintln!("hint: {}", safe(hint));
+        }
+    }
+    // The error is told on stderr already; stdout may be what failed.
+    let _ = output.object(&told).and_then(|()| output.flush());
+    told.exit
+}
+
+fn exit_code(class: ErrorClass) -> u8 {
+    match class {
+        ErrorClass::Usage => 2,
+        ErrorClass::Damaged => 4,
+        ErrorClass::Conflict => 6,
+        ErrorClass::NoSpace => 10,
+        ErrorClass::Cancelled => 130,
+        _ => 1,
+    }
+}
+
+fn class_name(class: ErrorClass) -> &'static str {
+    match class {
+        ErrorClass::Usage => "usage",
+        ErrorClass::Damaged => "damaged",
+        ErrorClass::Conflict => "conflict",
+        ErrorClass::NoSpace => "no_space",
+        ErrorClass::Cancelled => "cancelled",
+        _ => "failure",
+    }
+}
+
+fn cure(error: &Error) -> Option<String> {
+    if error.class() == ErrorClass::NoSpace {
+        return Some("free some space and run the same command again; it continues".to_owned());
+    }
+    let cure = match error {
+        Error::Io { source, .. } => match source.kind() {
+            io::ErrorKind::NotFound => "check the spelling of the path".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                "run as a user who may do that; when publishing, --exclude GLOB leaves a path out".to_owned()
+            }
+            _ => return None,
+        },
+        Error::NotFound { what, place } if what.starts_with("name ") => {
+            format!("`floe log --store STORE` lists the names in {place}")
+        }
+        Error::NotFound { what, .. } if what.starts_with("store") => {
+            "check the path; `floe publish DIR --store STORE --name NAME` makes a store".to_owned()
+        }
+        Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
+        Error::Malformed { kind: "store format", .. } => {
+            "put this file back from a copy of the store; the database beside it was not touched".to_owned()
+        }
+        Error::Damaged { .. } | Error::Malformed { .. } | Error::Limit { .. } => {
+            "`floe verify PLACE` lists all damage; with --repair SOURCE it mends it from another store"
+                .to_owned()
+        }
+        Error::TooNew { .. } => "install a newer floe; this one has changed nothing".to_owned(),
+        Error::UnsafePath { .. } => {
+            "no floe publishes such a path: find out who wrote this store before you use it".to_owned()
+        }
+        Error::Unpublishable { .. } => {
+            "leave it out with --exclude GLOB or a line in .floeignore, or remove it".to_owned()
+        }
+        Error::Changed { .. } => "publish again when nothing writes to the directory".to_owned(),
+        Error::Conflict { what, .. } if what.starts_with("directory") => {
+            "give an empty directory, one that does not exist, or a store".to_owned()
+        }
+        Error::Conflict { what, .. } if what.starts_with("name ") => {
+            "a name means the same bytes for good: publish under a new name".to_owned()
+        }
+        Error::Locked { pid: Some(pid), .. } => {
+            format!("wait until process {pid} is done (`ps -p {pid}` shows it), and run this again")
+        }
+        Error::Locked { pid: None, .. } => {
+            "wait until the other process is done, and run this again".to_owned()
+        }
+        Error::Store { .. } => {
+            "check the disk and the permissions of the store's files; `floe verify STORE` checks its content"
+                .to_owned()
+        }
+        Error::Usage { what, .. } if what.starts_with("channel ") => {
+            "name a version, as in game@1.4.2; `floe log --store STORE` lists them".to_owned()
+        }
+        Error::Usage { what, .. } if what.starts_with("store ") => {
+            "give the path of a store; one on another machine must be mounted here".to_owned()
+        }
+        Error::Usage { .. } => "`floe VERB --help` shows what is expected".to_owned(),
+        Error::Cancelled => "run the same command again to continue".to_owned(),
+        _ => return None,
+    };
+    Some(cure)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn io_error(kind: io::ErrorKind) -> Error {
+        Error::Io { action: "open", path: "x".into(), source: kind.into() }
+    }
+
+    #[test]
+    fn each_class_has_its_exit_code_and_a_cure() {
+        let text = || "x".to_owned();
+        let cause = || Box::new(io::Error::other("No space left on device"));
+        let rows = [
+            (io_error(io::ErrorKind::NotFound), 1),
+            (io_error(io::ErrorKind::PermissionDenied), 1),
+            (io_error(io::ErrorKind::StorageFull), 10),
+            (io_error(io::ErrorKind::QuotaExceeded), 10),
+            (Error::NotFound { what: "name `a@1`".into(), place: text() }, 1),
+            (Error::Damaged { what: text(), place: text(), reason: text() }, 4),
+            (Error::Malformed { kind: "node", place: text(), reason: text() }, 4),
+            (Error::TooNew { kind: "store", place: text(), found: 2, supported: 1 }, 1),
+            (Error::Limit { what: text(), actual: 2, max: 1 }, 4),
+            (Error::UnsafePath { path: text(), reason: "x" }, 4),
+            (Error::Unpublishable { path: "x".into(), reason: "x" }, 1),
+            (Error::Changed { path: "x".into() }, 1),
+            (Error::Conflict { what: "name `a@1`".into(), place: text(), reason: text() }, 6),
+            (Error::Locked { place: text(), pid: Some(7) }, 6),
+            (Error::Locked { place: text(), pid: None }, 6),
+            (Error::Store { action: "open", place: text(), source: "bad".into() }, 1),
+            (Error::Store { action: "write", place: text(), source: cause() }, 10),
+            (Error::Usage { what: text(), reason: text() }, 2),
+            (Error::Cancelled, 130),
+        ];
+        for (error, want) in rows {
+            assert_eq!(exit_code(error.class()), want, "{error:?}");
+            assert!(cure(&error).is_some(), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! What a wrong or hostile input gets: which exit code, which words. `UPDATE_EXPECT=1` rewrites the words.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use expect_test::{Expect, expect};
+
+use crate::support::{Place, Ran, first};
+
+/// One wrong request: what is there before, what is asked, and the answer.
+struct Row {
+    before: fn(&Place),
+    args: &'static [&'static str],
+    exit: i32,
+    stderr: Expect,
+}
+
+fn nothing(_: &Place) {}
+
+/// A tree `v1`, published as app@1 in `store` and synced to `dir`.
+fn synced(place: &Place) {
+    first(place, "v1");
+    place.report(&["publish", "v1", "--store", "store", "--name", "app@1"]);
+    place.report(&["sync", "store", "app@1", "dir"]);
+}
+
+fn fifo(place: &Place) {
+    place.write("tree/a", "a");
+    let made = Command::new("mkfifo").arg(place.path("tree/pipe\u{1b}[31m")).status().expect("mkfifo runs");
+    assert!(made.success());
+}
+
+fn refused(rows: Vec<Row>) {
+    for row in rows {
+        let place = Place::new();
+        (row.before)(&place);
+        let ran = place.floe(row.args);
+        assert_eq!(ran.exit, row.exit, "{:?}: {ran:?}", row.args);
+        row.stderr.assert_eq(&ran.stderr);
+        told_in_json(&place, &ran, row.args);
+    }
+}
+
+/// With --json the same error is also the last object.
+fn told_in_json(place: &Place, ran: &Ran, args: &[&str]) {
+    let json = place.floe(&[args, &["--json"]].concat());
+    let told = json.last_object();
+    assert_eq!(
+        (json.exit, &told["kind"], &told["exit"]),
+        (ran.exit, &"error".into(), &ran.exit.into()),
+        "{args:?}"
+    );
+    assert_eq!(json.stderr.lines().next(), ran.stderr.lines().next(), "{args:?}");
+}
+
+#[test]
+fn wrong_words() {
+    refused(vec![
+        Row {
+            before: nothing,
+            args: &["publish", "v1", "--store", "store", "--name", "no label"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: name `no label`: must be APP@LABEL, as in `game@1.4.2`
+                hint: `floe VERB --help` shows what is expected
+            "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["sync", "store", "app", "dir"],
+            exit: 2,
+            stderr: expect![[r#"
+            error: name `app`: must be APP@LABEL, as in `game@1.4.2`
+            hint: `floe VERB --help` shows what is expected
+        "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["sync", "store", "app:stable", "dir"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: channel `app:stable`: this build has no channels yet
+                hint: name a version, as in game@1.4.2; `floe log --store STORE` lists them
+            "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["sync", "https://example.org/store", "app@1", "dir"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: store `https://example.org/store`: this build opens directories only, no URLs yet
+                hint: give the path of a store; one on another machine must be mounted here
+            "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["prune", "store"],
+            exit: 2,
+            stderr: expect![[r#"
+            error: prune: needs --keep-last N or --keep NAME, else it would remove everything
+            hint: `floe VERB --help` shows what is expected
+        "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["prune", "store", "--keep-last", "1", "--grace", "soon"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: duration `soon`: expected number at 0
+                hint: `floe VERB --help` shows what is expected
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["verify", "store", "--subset", "0%"],
+            exit: 2,
+            stderr: expect![[r#"
+            error: share `0%`: must be over 0% and at most 100%, as in `5%`
+            hint: `floe VERB --help` shows what is expected
+        "#]],
+        },
+        Row {
+            before: synced,
+            args: &["verify", "dir", "--subset", "5%"],
+            exit: 2,
+            stderr: expect![[r#"
+            error: option `--subset`: is for stores; a directory is always verified whole
+            hint: `floe VERB --help` shows what is expected
+        "#]],
+        },
+        Row {
+            before: synced,
+            args: &["sync", "store", "app@1", "dir", "--protect", "[z-a]"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: glob `[z-a]`: error parsing glob '[z-a]': invalid range; 'z' > 'a'
+                hint: `floe VERB --help` shows what is expected
+            "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["publish", "v1", "--store", "store", "--name", "a@1", "--level", "20"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: invalid value '20' for '--level <N>': must be 0 to 19, or `none`
+
+                For more information, try '--help'.
+            "#]],
+        },
+    ]);
+}
+
+#[test]
+fn things_that_are_not_there() {
+    refused(vec![
+        Row {
+            before: nothing,
+            args: &["log", "--store", "store"],
+            exit: 1,
+            stderr: expect![[r#"
+            error: no store in store
+            hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
+        "#]],
+        },
+        Row {
+            before: |place| place.write("store/x", ""),
+            args: &["log", "--store", "store"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: no store (there is no FORMAT file) in store
+                hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
+            "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["publish", "v1", "--store", "store", "--name", "app@1"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: cannot open directory `v1`
+                caused by: No such file or directory (os error 2)
+                hint: check the spelling of the path
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["sync", "store", "app@9", "dir"],
+            exit: 1,
+            stderr: expect![[r#"
+            error: no name `app@9` in store
+            hint: `floe log --store STORE` lists the names in store
+        "#]],
+        },
+        Row {
+            before: synced,
+            args: &[
+                "ls",
+                "0000000000000000000000000000000000000000000000000000000000000000",
+                "--store",
+                "store",
+            ],
+            exit: 1,
+            stderr: expect![[r#"
+                error: no version 0000000000000000000000000000000000000000000000000000000000000000 in store
+                hint: `floe log --store STORE` lists what a store has
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["prune", "store", "--keep", "app@9"],
+            exit: 1,
+            stderr: expect![[r#"
+            error: no name `app@9` in store
+            hint: `floe log --store STORE` lists the names in store
+        "#]],
+        },
+        Row {
+            before: nothing,
+            args: &["verify", "dir"],
+            exit: 1,
+            stderr: expect![[r#"
+            error: cannot open `dir`
+            caused by: No such file or directory (os error 2)
+            hint: check the spelling of the path
+        "#]],
+        },
+        Row {
+            before: |place| place.write("dir/x", ""),
+            args: &["verify", "dir"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: no store and no synced directory in `dir`
+                hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
+            "#]],
+        },
+    ]);
+}
+
+#[test]
+fn things_that_cannot_be_done() {
+    refused(vec![
+        Row {
+            before: |place| {
+                synced(place);
+                place.write("v1/more", "more");
+            },
+            args: &["publish", "v1", "--store", "store", "--name", "app@1"],
+            exit: 6,
+            stderr: expect![[r#"
+                error: name `app@1` in store: it is bound to version 430a08330115e7b2a4b1244229493a029fd8f624ed076211644b3e38c4cdf1db, not 58129b1f9365861cd9b64a0a2c32a7423738daeea3a604e8b76e57c3464038a1
+                hint: a name means the same bytes for good: publish under a new name
+            "#]],
+        },
+        Row {
+            before: |place| {
+                first(place, "v1");
+                place.write("store/precious", "");
+            },
+            args: &["publish", "v1", "--store", "store", "--name", "app@1"],
+            exit: 6,
+            stderr: expect![[r#"
+                error: directory in store: it is not empty and not a store: it holds "precious"
+                hint: give an empty directory, one that does not exist, or a store
+            "#]],
+        },
+        Row {
+            before: |place| place.write("store/FORMAT", "floe store 99\n"),
+            args: &["log", "--store", "store"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: store in store has format 99, but this floe reads up to 1
+                hint: install a newer floe; this one has changed nothing
+            "#]],
+        },
+        Row {
+            before: |place| place.write("store/FORMAT", "something else"),
+            args: &["log", "--store", "store"],
+            exit: 4,
+            stderr: expect![[r#"
+                error: malformed store format in store/FORMAT: it must be one line: `floe store`, a number
+                hint: put this file back from a copy of the store; the database beside it was not touched
+            "#]],
+        },
+        Row {
+            before: fifo,
+            args: &["publish", "tree", "--store", "store", "--name", "app@1"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: cannot publish `tree/pipe\u{1b}[31m`: it is a FIFO
+                hint: leave it out with --exclude GLOB or a line in .floeignore, or remove it
+            "#]],
+        },
+        Row {
+            before: |place| {
+                place.write("tree/a", "");
+                fs::write(place.path("tree").join(std::ffi::OsStr::from_bytes(b"bad\xff")), "")
+                    .expect("a file");
+            },
+            args: &["publish", "tree", "--store", "store", "--name", "app@1"],
+            exit: 1,
+            stderr: expect![[r#"
+                error: cannot publish `tree/bad\xff`: its name is not UTF-8
+                hint: leave it out with --exclude GLOB or a line in .floeignore, or remove it
+            "#]],
+        },
+    ]);
+}
+
+/// Holds a lock file as another floe would, with the number of a living process: this one.
+fn hold(place: &Place, lock: &str) -> File {
+    let mut file = File::options().read(true).write(true).open(place.path(lock)).expect("the lock file");
+    file.try_lock().expect("nobody holds it");
+    file.set_len(0).expect("it is writable");
+    writeln!(file, "{}", std::process::id()).expect("it is writable");
+    file
+}
+
+#[test]
+fn what_another_process_holds() {
+    let place = Place::new();
+    synced(&place);
+    let pid = std::process::id().to_string();
+    let words = |ran: Ran| format!("{} {}", ran.exit, ran.stderr).replace(&pid, "PID");
+    let store = hold(&place, "store/LOCK");
+    expect![[r#"
+        6 error: store is in use by process PID
+        hint: wait until process PID is done (`ps -p PID` shows it), and run this again
+    "#]]
+    .assert_eq(&words(place.floe(&["log", "--store", "store"])));
+    drop(store);
+    let dir = hold(&place, "dir/.floe/lock");
+    expect![[r#"
+        6 error: replica `dir` is in use by process PID
+        hint: wait until process PID is done (`ps -p PID` shows it), and run this again
+    "#]]
+    .assert_eq(&words(place.floe(&["sync", "store", "app@1", "dir"])));
+    drop(dir);
+    assert_eq!(place.floe(&["sync", "store", "app@1", "dir"]).exit, 0);
+}
+
+#[test]
+fn an_unreadable_file_fails_the_publish_and_binds_nothing() {
+    let place = Place::new();
+    synced(&place);
+    place.write("v1/secret", "x");
+    place.mode("v1/secret", 0o000);
+    let args = ["publish", "v1", "--store", "store", "--name", "app@2"];
+    let mut command = place.command(&args);
+    if File::open(place.path("v1/secret")).is_ok() {
+        // This is root, who reads everything, unless the right to do so is taken away.
+        if Command::new("setpriv").arg("--version").output().is_err() {
+            println!("SKIPPED: running as root, and there is no setpriv to give that up");
+            return;
+        }
+        let floe = command;
+        command = Command::new("setpriv");
+        command.args(["--bounding-set", "-dac_override,-dac_read_search"]);
+        command.arg(floe.get_program()).args(floe.get_args()).current_dir(place.path(""));
+    }
+    let ran = place.ran(&mut command);
+    assert_eq!(ran.exit, 1, "{ran:?}");
+    expect![[r#"
+        error: cannot open `v1/secret`
+        caused by: Permission denied (os error 13)
+        hint: run as a user who may do that; when publishing, --exclude GLOB leaves a path out
+    "#]]
+    .assert_eq(&ran.stderr);
+    let names = place.floe(&["log", "--store", "store", "--json"]).objects();
+    assert_eq!(names.len(), 2, "{names:?}");
+    place.mode("v1/secret", 0o600);
+    assert_eq!(place.floe(&args).exit, 0);
+}
+
+#[test]
+fn names_cannot_speak_to_the_terminal() {
+    let place = Place::new();
+    place.write("tree/red\u{1b}[31m\nline two\u{202e}txt", "x");
+    place.report(&["publish", "tree", "--store", "store", "--name", "app@1"]);
+    place.write("tree/more", "x");
+    place.report(&["publish", "tree", "--store", "store", "--name", "app@2"]);
+    let escaped = r"red\u{1b}[31m\nline two\u{202e}txt";
+    let ls = place.floe(&["ls", "app@1", "--store", "store"]);
+    assert!(ls.stdout.contains(escaped), "{ls:?}");
+    place.report(&["sync", "store", "app@1", "dir"]);
+    fs::remove_file(place.path("dir/red\u{1b}[31m\nline two\u{202e}txt")).expect("a removal");
+    for ran in [ls, place.floe(&["verify", "dir"]), place.floe(&["plan", "store", "app@1", "dir"])] {
+        let text = ran.stdout.clone() + &ran.stderr;
+        assert!(!text.contains(['\u{1b}', '\u{202e}']), "{ran:?}");
+        assert!(text.contains("red"), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_has_its_own_exit_code() {
+    if !fs::exists("/dev/full").unwrap_or(false) {
+        println!("SKIPPED: no /dev/full");
+        return;
+    }
+    let place = Place::new();
+    synced(&place);
+    let full = File::options().write(true).open("/dev/full").expect("the full device");
+    let done = place.command(&["ls", "app@1", "--store", "store"]).stdout(full).output().expect("it runs");
+    assert_eq!(done.status.code(), Some(10));
+    expect![[r#"
+        error: cannot write to `standard output`
+        caused by: No space left on device (os error 28)
+        hint: free some space and run the same command again; it continues
+    "#]]
+    .assert_eq(&String::from_utf8_lossy(&done.stderr));
+}
+
+/// Flips a byte in the middle of every table of the store.
+fn corrupt(place: &Place, store: &str) {
+    let mut tables = 0;
+    for entry in fs::read_dir(place.path(store).join("db")).expect("the database") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|ext| ext == "sst")
+            && fs::metadata(&path).expect("it").len() > 1 << 20
+        {
+            let mut bytes = fs::read(&path).expect("a table");
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+            fs::write(&path, bytes).expect("a table");
+            tables += 1;
+        }
+    }
+    assert!(tables > 0, "the store has no large table");
+}
+
+#[test]
+fn a_damaged_store_is_named_and_mended_from_another() {
+    let place = Place::new();
+    synced(&place);
+    place.report(&["publish", "v1", "--store", "other", "--name", "app@1"]);
+    corrupt(&place, "store");
+    let found = place.floe(&["verify", "store"]);
+    assert_eq!(found.exit, 4, "{found:?}");
+    assert!(found.stdout.contains("app@1:data/big.bin"), "{found:?}");
+    let sync = place.floe(&["sync", "store", "app@1", "fresh"]);
+    assert_eq!(sync.exit, 4, "{sync:?}");
+    assert!(sync.stderr.contains("hint: `floe verify"), "{sync:?}");
+    let mended = place.report(&["verify", "store", "--repair", "other"]);
+    assert_eq!(mended["sound"], true);
+    assert_eq!(place.report(&["verify", "store"])["sound"], true);
+    place.report(&["sync", "store", "app@1", "fresh"]);
+    place.assert_equal("v1", "fresh");
+}
