@@ -4,8 +4,8 @@
 Usage: foundation.py --floe BIN --hash-tree BIN --out DIR [--runs 7] [--tmpfs /dev/shm] [--disk DIR]
                      [--old DIR --new DIR] [--only NAME ...]
 
-Without --old/--new the two published versions of PyPI `panda3d` (1.10.15, 1.10.16) are fetched with pip.
-Writes raw.csv (one row a run), summary.md and machine.txt into --out. Needs GNU find, tar, zstd, cp.
+Without --old/--new two published versions of PyPI `panda3d` are fetched with pip and two of npm `monaco-editor` with npm.
+Writes raw.csv (one row a run), summary.md and machine.txt into --out. Needs GNU find, tar, zstd, cp, diff.
 """
 import argparse, csv, json, os, platform, random, shutil, statistics, subprocess, sys, tempfile, time, zipfile
 from pathlib import Path
@@ -137,6 +137,36 @@ class Bench:
             self.say(f"{label}, level {level}: peak memory publish {up:.0f} MB, sync {down:.0f} MB; must be below 400")
         shutil.rmtree(place)
 
+    def pair(self, label, old, new):
+        """A real pair of versions: publish both, then nothing -> old -> new -> old, each compared with `diff -r`."""
+        place = Path(tempfile.mkdtemp(dir=self.disk))
+        store, replica = place / "store", place / "replica"
+        for i, (tree, name) in enumerate(((old, "a@old"), (new, "a@new"))):
+            seconds, memory, done = self.reported("publish", tree, "--store", store, "--name", name)
+            self.record(label, f"publish {name}", i, seconds, memory, **done)
+            self.say(f"{label}, publish {name}: {done['files']} files, {done['bytes']} bytes, {done['chunks']} chunks, new "
+                     f"{done['chunks_new']} ({done['bytes_new']} bytes, stored {done['bytes_stored']}), "
+                     f"{seconds:.2f} s, peak {memory:.0f} MB")
+        for have, want in (("a@old", "a@new"), ("a@new", "a@old")):
+            diff = self.report("diff", have, want, "--store", store)
+            self.record(label, f"diff {have} {want}", 0, diff["elapsed_ms"] / 1e3, **diff)
+            self.say(f"{label}, diff {have} {want}: {diff['chunks_missing']} chunks missing ({diff['bytes_missing']} bytes), "
+                     f"update {diff['bytes_update']} bytes")
+        for i, (tree, name) in enumerate(((old, "a@old"), (new, "a@new"), (old, "a@old"))):
+            seconds, memory, done = self.reported("sync", store, name, replica)
+            same = subprocess.run(["diff", "-r", "--exclude=.floe", str(tree), str(replica)]).returncode == 0
+            self.record(label, f"sync to {name}", i, seconds, memory, same=same, **done)
+            self.say(f"{label}, sync to {name}: fetched {done['bytes_fetched']} bytes in {done['requests']} requests, reused "
+                     f"{done['bytes_reused']}, written {done['bytes_written']}, {seconds:.2f} s, peak {memory:.0f} MB, "
+                     f"diff -r {'silent' if same else 'DIFFERS'}")
+        shutil.rmtree(place)
+
+    def reported(self, *command):
+        with tempfile.TemporaryFile("w+") as out:
+            seconds, memory = self.must([self.floe, *map(str, command), "--json"], stdout=out)
+            out.seek(0)
+            return seconds, memory, json.loads(out.read().strip().splitlines()[-1])
+
     def layout(self, tree):
         """The store on disk: ingest, bytes written for each byte of data, read-back, size. Uncompressed."""
         size = tree_bytes(tree)
@@ -228,14 +258,25 @@ def many_files(where, count, seed):
     return tree
 
 
-def corpora(args):
+def panda3d(args):
     if args.old and args.new:
-        return Path(args.old), Path(args.new)
+        return [Path(args.old), Path(args.new)]
     place, trees = Path(tempfile.mkdtemp(dir=args.disk)), []
     for version in ("1.10.15", "1.10.16"):
         subprocess.run(["pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(place),
                         f"panda3d=={version}"], check=True)
         zipfile.ZipFile(next(place.glob(f"panda3d-{version}-*.whl"))).extractall(place / version)
+        trees.append(place / version)
+    return trees
+
+
+def monaco(args):
+    place, trees = Path(tempfile.mkdtemp(dir=args.disk)), []
+    for version in ("0.56.0", "0.57.0"):
+        subprocess.run(["npm", "pack", "--silent", f"monaco-editor@{version}"], cwd=place, check=True,
+                       stdout=subprocess.DEVNULL)
+        (place / version).mkdir()
+        subprocess.run(["tar", "xzf", f"monaco-editor-{version}.tgz", "-C", version], cwd=place, check=True)
         trees.append(place / version)
     return trees
 
@@ -250,11 +291,15 @@ def main():
     parser.add_argument("--disk", default=tempfile.gettempdir())
     parser.add_argument("--old")
     parser.add_argument("--new")
-    parser.add_argument("--only", nargs="*", default=["publish", "disk", "layout", "unchanged", "memory", "edit"])
+    parser.add_argument("--only", nargs="*", default=["pairs", "publish", "disk", "layout", "unchanged", "memory", "edit"])
     args = parser.parse_args()
     args.shown = [f"--runs {args.runs}", f"--only {' '.join(args.only)}"]
     bench = Bench(args)
-    _, new = corpora(args)
+    old, new = panda3d(args)
+    if "pairs" in args.only:
+        bench.pair("panda3d 1.10.15 and 1.10.16" if not args.old else "given", old, new)
+        if not args.old:
+            bench.pair("monaco-editor 0.56.0 and 0.57.0", *monaco(args))
     if "publish" in args.only:
         bench.publish_speed(new)
     if "disk" in args.only:
