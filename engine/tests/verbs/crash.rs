@@ -48,7 +48,7 @@ fn stop_syncs(old: &Tree, new: &Tree) {
     let (mut seen, mut at) = ([0, 0], 0);
     loop {
         let dir = outer.path().join("replica");
-        let _ = fs::remove_dir_all(&dir);
+        wipe(&dir);
         copy_tree(&start, &dir);
         let (faults, count) = failing_at(at);
         let options = SyncOptions { faults, ..syncing() };

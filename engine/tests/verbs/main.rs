@@ -14,7 +14,7 @@ mod world;
 
 use std::fs;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -25,16 +25,46 @@ use floe::content::Compression;
 use floe::store::{MemStore, Name, Source, Store};
 use floe::sync::{PublishOptions, Published, SyncOptions, Synced, Target, Verified, VerifyOptions};
 use floe::{Error, Faults, Notice, Progress, Result, Silent, VersionId};
-use tempfile::TempDir;
 use world::{Item, Tree, World, on_disk, random_tree};
 
+/// A directory that goes with all that is in it, closed directories too.
+struct TempDir(tempfile::TempDir);
+
+impl TempDir {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        open_up(self.path());
+    }
+}
+
 fn tempdir() -> TempDir {
-    tempfile::tempdir().expect("a temporary directory")
+    TempDir(tempfile::tempdir().expect("a temporary directory"))
 }
 
 /// The same where nothing waits for a disk, for tests that start over hundreds of times.
 fn quick_tempdir() -> TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempdir())
+    tempfile::tempdir_in("/dev/shm").map_or_else(|_| tempdir(), TempDir)
+}
+
+fn open_up(dir: &Path) {
+    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            open_up(&entry.path());
+        }
+    }
+}
+
+fn wipe(dir: &Path) {
+    if dir.exists() {
+        open_up(dir);
+        fs::remove_dir_all(dir).expect("removed");
+    }
 }
 
 fn threads() -> NonZeroUsize {

@@ -36,9 +36,11 @@ impl Progress for Meddler<'_> {
     }
 }
 
-fn replace(path: &Path, bytes: &[u8]) {
-    let fresh = path.with_extension("fresh");
-    fs::write(&fresh, bytes).expect("written");
+// At once, so that no walk sees a state in between.
+fn replace(path: &Path, make: impl Fn(&Path)) {
+    let elsewhere = quick_tempdir();
+    let fresh = elsewhere.path().join("fresh");
+    make(&fresh);
     fs::rename(fresh, path).expect("renamed");
 }
 
@@ -55,13 +57,10 @@ const CHANGES: [Change; 7] = [
     }),
     ("is replaced", |path| {
         let len = fs::metadata(path).expect("there").len();
-        replace(path, &World::noise(77, len as usize));
+        replace(path, |fresh| fs::write(fresh, World::noise(77, len as usize)).expect("written"));
     }),
     ("vanishes", |path| fs::remove_file(path).expect("removed")),
-    ("becomes a symlink", |path| {
-        fs::remove_file(path).expect("removed");
-        symlink("/etc/hostname", path).expect("made");
-    }),
+    ("becomes a symlink", |path| replace(path, |fresh| symlink("/etc/hostname", fresh).expect("made"))),
     ("is under a symlink", |path| {
         let dir = path.parent().expect("a directory");
         fs::rename(dir, dir.with_extension("away")).expect("renamed");
@@ -194,7 +193,7 @@ fn a_sync_cancelled_anywhere_leaves_the_old_version_and_continues() {
     let (start, dir) = (outer.path().join("start"), outer.path().join("dir"));
     sync(&store, "game@old", &start);
     let verb = |progress: &dyn Progress| {
-        let _ = fs::remove_dir_all(&dir);
+        wipe(&dir);
         copy_tree(&start, &dir);
         floe::sync::sync(&store, &named("game@new"), &dir, &syncing(), progress).map(drop)
     };

@@ -67,10 +67,12 @@ impl Tree {
         self
     }
 
+    #[allow(dead_code)]
     pub fn get(&self, path: &str) -> Option<&Item> {
         self.0.get(path)
     }
 
+    #[allow(dead_code)]
     pub fn items(&self) -> impl Iterator<Item = (&str, &Item)> {
         self.0.iter().map(|(path, item)| (path.as_str(), item))
     }
