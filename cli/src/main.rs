@@ -17,11 +17,6 @@ use args::Args;
 use output::Output;
 use settings::Settings;
 
-// Frames are made on one thread and dropped on another, which the system's allocator answers by giving memory back
-// and faulting it in again for every chunk.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,

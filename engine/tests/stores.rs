@@ -131,10 +131,10 @@ fn what_was_bound_outlasts_the_process() {
     let late: Vec<_> = (100..103).map(|n| chunk(n, 500)).collect();
     {
         let store = RocksStore::open(dir.path(), &make()).expect("made");
-        store.put_chunks(chunks.clone()).expect("put");
+        store.put_chunks(&chunks).expect("put");
         store.put_nodes(vec![node(1, true)]).expect("put");
         store.bind(&name("a@1"), version(1), 7).expect("bound");
-        store.put_chunks(late.clone()).expect("put");
+        store.put_chunks(&late).expect("put");
         store.put_nodes(vec![node(2, true)]).expect("put");
     }
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
@@ -142,7 +142,7 @@ fn what_was_bound_outlasts_the_process() {
     assert_eq!(names.iter().map(|record| record.version).collect::<Vec<_>>(), [version(1)]);
     assert!(all_here(&store, &chunks));
     assert!(!all_here(&store, &late), "what was not flushed was not promised");
-    store.put_chunks(late.clone()).expect("put");
+    store.put_chunks(&late).expect("put");
     store.put_nodes(vec![node(2, true)]).expect("put");
     assert!(store.bind(&name("a@2"), version(2), 8).expect("bound").sequence > names[0].sequence);
     assert!(all_here(&store, &chunks) && all_here(&store, &late));
@@ -153,11 +153,11 @@ fn sequence_numbers_are_not_given_again_after_a_sweep() {
     let dir = dir();
     let chunks: Vec<_> = (0..20).map(|n| chunk(n, 90_000)).collect();
     let store = RocksStore::open(dir.path(), &make()).expect("made");
-    store.put_chunks(chunks[..10].to_vec()).expect("put");
+    store.put_chunks(&chunks[..10]).expect("put");
     sweep(&store, &[], 0).expect("swept");
     drop(store);
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
-    store.put_chunks(chunks[10..].to_vec()).expect("put");
+    store.put_chunks(&chunks[10..]).expect("put");
     store.flush().expect("flushed");
     drop(store);
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
@@ -197,7 +197,7 @@ impl Version {
         let ids: Vec<_> = self.chunks.iter().map(|new| new.chunk.id).collect();
         let lacks = store.lacks_chunks(&ids)?;
         let new = self.chunks.iter().zip(lacks).filter(|(_, lacks)| *lacks).map(|(new, _)| new.clone());
-        store.put_chunks(new.collect())?;
+        store.put_chunks(&new.collect::<Vec<_>>())?;
         store.put_nodes(self.nodes.clone())?;
         store.bind(&self.name, version(self.seed), 1)
     }
@@ -301,7 +301,7 @@ fn after_a_failed_write_nothing_more_is_written() {
     });
     let store = RocksStore::open(dir.path(), &RocksOptions { create: true, faults }).expect("made");
     let version = Version::new("a@1", 1, 3, 100);
-    store.put_chunks(version.chunks.clone()).expect("put");
+    store.put_chunks(&version.chunks).expect("put");
     armed.store(1, Ordering::Relaxed);
     assert_eq!(store.flush().expect_err("the disk is full").class(), ErrorClass::NoSpace);
     armed.store(0, Ordering::Relaxed);
@@ -422,7 +422,7 @@ fn damaged_data_is_told_chunk_by_chunk_and_can_be_replaced() {
     let got = read(&store, &refs(&version.chunks)).expect("read");
     let lost: Vec<_> =
         version.chunks.iter().zip(got).filter(|(_, got)| got.is_none()).map(|(new, _)| new.clone()).collect();
-    store.replace_chunks(lost).expect("replaced");
+    store.replace_chunks(&lost).expect("replaced");
     assert!(all_here(&store, &version.chunks));
     drop(store);
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");

@@ -194,7 +194,7 @@ impl World {
         list.expect("listed");
         let Some(&chunk) = chunks.get(a % chunks.len().max(1)) else { return };
         let frame = Frame::encode(b"not what it was", Compression::None);
-        self.store.replace_chunks(vec![NewChunk { chunk, frame }]).expect("replaced");
+        self.store.replace_chunks(&[NewChunk { chunk, frame }]).expect("replaced");
         let found = verify_store(&self.store, &verify(), &Silent).expect("the store can be read");
         assert_eq!(found.damage.len(), 1);
         let mended = repair_store(&self.store, &self.backup, &verify(), &Silent).expect("mends");

@@ -42,17 +42,23 @@ pub struct Frame(Vec<u8>);
 impl Frame {
     /// Encodes plain bytes, 1 to `CHUNK_LEN_MAX` of them.
     pub fn encode(plain: &[u8], compression: Compression) -> Frame {
+        Frame::encode_in(Vec::new(), plain, compression)
+    }
+
+    /// The same, in the memory of `bytes`, whose content is dropped.
+    pub fn encode_in(mut bytes: Vec<u8>, plain: &[u8], compression: Compression) -> Frame {
         if let Compression::Zstd(level) = compression {
             // Room for what would still pay; running out of it is zstd's way to say that it does not.
             let most = plain.len() - plain.len() / 64;
-            let mut bytes = vec![0; most];
+            bytes.resize(most, 0);
             if let Some(len) = compress(plain, &mut bytes[1..], level) {
                 bytes[0] = Codec::Zstd as u8;
                 bytes.truncate(1 + len);
                 return Frame(bytes);
             }
         }
-        let mut bytes = Vec::with_capacity(1 + plain.len());
+        bytes.clear();
+        bytes.reserve(1 + plain.len());
         bytes.push(Codec::Stored as u8);
         bytes.extend_from_slice(plain);
         Frame(bytes)

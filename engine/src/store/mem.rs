@@ -94,11 +94,11 @@ impl Source for MemStore {
 }
 
 impl Shelves {
-    fn put_chunk(&mut self, new: NewChunk, replace: bool) {
+    fn put_chunk(&mut self, new: &NewChunk, replace: bool) {
         match self.chunks.get_mut(&new.chunk.id) {
             Some(held) if !replace => held.mark = None,
             _ => {
-                let value = (new.chunk.len, self.chunks_put, new.frame);
+                let value = (new.chunk.len, self.chunks_put, new.frame.clone());
                 self.chunks.insert(new.chunk.id, Held::new(value));
                 self.chunks_put += 1;
             }
@@ -124,9 +124,9 @@ impl Store for MemStore {
         Ok(ids.iter().map(|id| lacks(shelves.nodes.get_mut(id))).collect())
     }
 
-    fn put_chunks(&self, chunks: Vec<NewChunk>) -> Result<()> {
+    fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let mut shelves = self.shelves();
-        chunks.into_iter().for_each(|chunk| shelves.put_chunk(chunk, false));
+        chunks.iter().for_each(|chunk| shelves.put_chunk(chunk, false));
         Ok(())
     }
 
@@ -200,9 +200,9 @@ impl Store for MemStore {
         ids.into_iter().try_for_each(each)
     }
 
-    fn replace_chunks(&self, chunks: Vec<NewChunk>) -> Result<()> {
+    fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let mut shelves = self.shelves();
-        chunks.into_iter().for_each(|chunk| shelves.put_chunk(chunk, true));
+        chunks.iter().for_each(|chunk| shelves.put_chunk(chunk, true));
         Ok(())
     }
 

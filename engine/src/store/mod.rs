@@ -150,7 +150,7 @@ pub trait Store: Source {
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>>;
     /// Keeps chunks, in the order given. Keeping one again changes nothing. Not durable before [`Store::bind`] or
     /// [`Store::flush`].
-    fn put_chunks(&self, chunks: Vec<NewChunk>) -> Result<()>;
+    fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Keeps nodes; the same rules.
     fn put_nodes(&self, nodes: Vec<(NodeId, Vec<u8>)>) -> Result<()>;
     /// Makes everything put so far durable.
@@ -167,7 +167,7 @@ pub trait Store: Source {
     /// Calls `each` with every node kept. For verify.
     fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()>;
     /// Overwrites damaged chunks with proven ones, durably. For repair.
-    fn replace_chunks(&self, chunks: Vec<NewChunk>) -> Result<()>;
+    fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Overwrites damaged nodes with proven ones, durably. For repair.
     fn replace_nodes(&self, nodes: Vec<(NodeId, Vec<u8>)>) -> Result<()>;
     /// Bytes on disk, as the store counts them.

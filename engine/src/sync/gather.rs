@@ -14,11 +14,11 @@ use crate::tree::{FileReader, Found, FoundKind, SourceTree};
 use crate::version::Entry;
 
 /// Bytes of small files that are worked on together.
-const GROUP_LEN: u64 = 1 << 20;
+const GROUP_LEN: u64 = 512 << 10;
 /// Most files worked on together.
 const GROUP_COUNT: usize = 256;
 /// Longest file that one worker reads whole; a longer one comes in parts of about this length.
-pub(super) const WHOLE_LEN_MAX: u64 = 2 << 20;
+pub(super) const WHOLE_LEN_MAX: u64 = 1 << 20;
 
 /// What the feeding side hands to a worker.
 pub(super) enum Piece<'s> {
@@ -158,6 +158,7 @@ pub(super) struct Gather<'s> {
     /// Chunks some worker is at and the store has not been handed yet.
     in_flight: Mutex<HashSet<ChunkId>>,
     buffers: &'s Buffers,
+    frames: Buffers,
 }
 
 impl<'s> Gather<'s> {
@@ -168,7 +169,15 @@ impl<'s> Gather<'s> {
         progress: &'s dyn Progress,
         buffers: &'s Buffers,
     ) -> Self {
-        Self { tree, store, compression, progress, in_flight: Mutex::default(), buffers }
+        Self {
+            tree,
+            store,
+            compression,
+            progress,
+            in_flight: Mutex::default(),
+            buffers,
+            frames: Buffers::default(),
+        }
     }
 
     pub fn work(&self, piece: Piece<'s>) -> Result<Gathered<'s>> {
@@ -201,9 +210,9 @@ impl<'s> Gather<'s> {
 
     /// Hands new chunks to the store.
     pub fn put(&self, new: Vec<NewChunk>) -> Result<()> {
-        let ids: Vec<_> = new.iter().map(|new| new.chunk.id).collect();
-        self.store.put_chunks(new)?;
-        self.release(ids);
+        self.store.put_chunks(&new)?;
+        self.release(new.iter().map(|new| new.chunk.id).collect());
+        new.into_iter().for_each(|new| self.frames.give(new.frame.into_bytes()));
         Ok(())
     }
 
@@ -244,7 +253,10 @@ impl<'s> Gather<'s> {
         let mut known = Vec::new();
         for ((chunk, plain), lacks) in claimed.into_iter().zip(lacks) {
             if lacks {
-                new.push(NewChunk { chunk: *chunk, frame: Frame::encode(plain, self.compression) });
+                new.push(NewChunk {
+                    chunk: *chunk,
+                    frame: Frame::encode_in(self.frames.take(), plain, self.compression),
+                });
             } else {
                 known.push(chunk.id);
             }

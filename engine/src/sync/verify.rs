@@ -250,7 +250,7 @@ fn mend_chunks(store: &dyn Store, source: &dyn Source, found: &mut Found) -> Res
         }
         mended += good.len() as u64;
         if !good.is_empty() {
-            store.replace_chunks(good)?;
+            store.replace_chunks(&good)?;
         }
     }
     Ok(mended)

@@ -123,7 +123,7 @@ fn empty(store: &dyn Store) -> Result<()> {
     assert_eq!(read_nodes(store, &[node(1, true).0])?, [None]);
     assert_eq!(store.resolve(&name("a@1"))?, None);
     assert_eq!(store.names(None)?, []);
-    store.put_chunks(Vec::new())?;
+    store.put_chunks(&[])?;
     store.put_nodes(Vec::new())?;
     store.unbind(&[name("a@1")])?;
     store.flush()?;
@@ -135,12 +135,12 @@ fn empty(store: &dyn Store) -> Result<()> {
 
 fn chunks_come_back(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..60).map(|n| chunk(n, 1 + 997 * n as usize)).collect();
-    store.put_chunks(chunks[..20].to_vec())?;
+    store.put_chunks(&chunks[..20])?;
     let want = refs(&chunks);
     assert_eq!(here(store, &want)?, (0..60).map(|n| n < 20).collect::<Vec<_>>());
-    store.put_chunks(chunks[20..40].to_vec())?;
+    store.put_chunks(&chunks[20..40])?;
     store.flush()?;
-    store.put_chunks(chunks[40..].to_vec())?;
+    store.put_chunks(&chunks[40..])?;
     let mut want = want;
     for turn in 0..4 {
         for (chunk, want) in read(store, &want)?.into_iter().zip(&want) {
@@ -157,10 +157,10 @@ fn chunks_come_back(store: &dyn Store) -> Result<()> {
 
 fn duplicates(store: &dyn Store) -> Result<()> {
     let chunks = [chunk(1, 100), chunk(2, 100), chunk(1, 100)];
-    store.put_chunks(chunks.to_vec())?;
-    store.put_chunks(chunks.to_vec())?;
+    store.put_chunks(&chunks)?;
+    store.put_chunks(&chunks)?;
     store.flush()?;
-    store.put_chunks(chunks.to_vec())?;
+    store.put_chunks(&chunks)?;
     let root = node(1, true);
     store.put_nodes(vec![root.clone(), root.clone()])?;
     store.flush()?;
@@ -182,7 +182,7 @@ fn duplicates(store: &dyn Store) -> Result<()> {
 
 fn lacking(store: &dyn Store) -> Result<()> {
     let chunks = [chunk(1, 10), chunk(2, 20), chunk(3, 30)];
-    store.put_chunks(chunks[..2].to_vec())?;
+    store.put_chunks(&chunks[..2])?;
     store.put_nodes(vec![node(1, false)])?;
     for _ in 0..2 {
         assert_eq!(store.lacks_chunks(&ids(&chunks))?, [false, false, true]);
@@ -194,7 +194,7 @@ fn lacking(store: &dyn Store) -> Result<()> {
 
 fn frame_lengths(store: &dyn Store) -> Result<()> {
     let chunks = [chunk(1, 10), chunk(2, 20), chunk(3, 30)];
-    store.put_chunks(chunks[..2].to_vec())?;
+    store.put_chunks(&chunks[..2])?;
     for _ in 0..2 {
         assert_eq!(store.frame_lens(&ids(&chunks))?, [Some(11), Some(21), None]);
         store.flush()?;
@@ -205,7 +205,7 @@ fn frame_lengths(store: &dyn Store) -> Result<()> {
 fn small_chunks(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..10_000).map(|n| chunk(n, 1 + n as usize % 300)).collect();
     for batch in chunks.chunks(700) {
-        store.put_chunks(batch.to_vec())?;
+        store.put_chunks(&batch)?;
     }
     let want = refs(&chunks);
     assert!(here(store, &want)?.iter().all(|here| *here));
@@ -219,7 +219,7 @@ fn small_chunks(store: &dyn Store) -> Result<()> {
 fn long_chunks(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..300).map(|n| chunk(n, CHUNK_LEN_MAX as usize)).collect();
     for batch in chunks.chunks(50) {
-        store.put_chunks(batch.to_vec())?;
+        store.put_chunks(&batch)?;
     }
     store.flush()?;
     assert!(here(store, &refs(&chunks))?.iter().all(|here| *here));
@@ -251,14 +251,14 @@ fn nodes_come_back(store: &dyn Store) -> Result<()> {
 
 fn callback_errors(store: &dyn Store) -> Result<()> {
     let chunks = [chunk(1, 10), chunk(2, 20)];
-    store.put_chunks(chunks.to_vec())?;
+    store.put_chunks(&chunks)?;
     store.put_nodes(vec![node(1, true)])?;
     let stop = || Err(Error::Cancelled);
     assert!(matches!(store.read_chunks(&refs(&chunks), &mut |_, _| stop()), Err(Error::Cancelled)));
     assert!(matches!(store.read_nodes(&[node(1, true).0], &mut |_, _| stop()), Err(Error::Cancelled)));
     assert!(matches!(store.each_chunk(&mut |_| stop()), Err(Error::Cancelled)));
     assert!(matches!(store.each_node(&mut |_| stop()), Err(Error::Cancelled)));
-    store.put_chunks(vec![chunk(3, 30)])?;
+    store.put_chunks(&[chunk(3, 30)])?;
     store.flush()
 }
 
@@ -333,7 +333,7 @@ fn sweep_as(
 fn stock(store: &dyn Store) -> Result<(Vec<NewChunk>, Vec<NodeId>)> {
     let chunks: Vec<_> = (0..10).map(|n| chunk(n, 1000)).collect();
     let nodes: Vec<_> = (0..4).map(|n| node(n, n < 2)).collect();
-    store.put_chunks(chunks.clone())?;
+    store.put_chunks(&chunks)?;
     store.put_nodes(nodes.clone())?;
     store.flush()?;
     Ok((chunks, nodes.into_iter().map(|(id, _)| id).collect()))
@@ -352,7 +352,7 @@ fn sweep_at_once(store: &dyn Store) -> Result<()> {
     assert_eq!(swept, expected);
     assert_eq!(here(store, &refs(&chunks))?, (0..10).map(|n| n < 4).collect::<Vec<_>>());
     assert_eq!(store.lacks_nodes(&nodes)?, [true, false, true, false]);
-    store.put_chunks(chunks.clone())?;
+    store.put_chunks(&chunks)?;
     store.flush()?;
     assert_eq!(here(store, &refs(&chunks))?, [true; 10], "what was removed can be put again");
     Ok(())
@@ -390,7 +390,7 @@ fn reprieve(store: &dyn Store) -> Result<()> {
     sweep(store, &[], &[], 100, 50)?;
     assert_eq!(store.lacks_chunks(&ids(&chunks[..2]))?, [false; 2]);
     assert_eq!(store.lacks_nodes(&nodes[..1])?, [false]);
-    store.put_chunks(chunks[2..4].to_vec())?;
+    store.put_chunks(&chunks[2..4])?;
     store.put_nodes(vec![node(1, true)])?;
     let swept = sweep(store, &[], &[], 150, 50)?;
     assert_eq!((swept.chunks_removed, swept.chunks_condemned, swept.nodes_removed), (6, 4, 2));
@@ -416,7 +416,7 @@ fn dry_run(store: &dyn Store) -> Result<()> {
 fn sweep_everything(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..40).map(|n| chunk(n, 100_000)).collect();
     for batch in chunks.chunks(5) {
-        store.put_chunks(batch.to_vec())?;
+        store.put_chunks(&batch)?;
         store.flush()?;
     }
     store.put_nodes(vec![node(1, true), node(2, false)])?;
@@ -432,7 +432,7 @@ fn sweep_everything(store: &dyn Store) -> Result<()> {
     let after = store.stored_bytes()?;
     assert!(after < 10_000, "{after} bytes left of {before}");
     assert!(here(store, &refs(&chunks))?.iter().all(|here| !*here));
-    store.put_chunks(chunks.clone())?;
+    store.put_chunks(&chunks)?;
     store.flush()?;
     assert!(here(store, &refs(&chunks))?.iter().all(|here| *here));
     Ok(())
@@ -442,16 +442,16 @@ fn replace(store: &dyn Store) -> Result<()> {
     let good = [chunk(1, 5000), chunk(2, 6000)];
     let mut bad = good.clone();
     bad[0].frame = chunk(3, 400).frame;
-    store.put_chunks(bad.to_vec())?;
+    store.put_chunks(&bad)?;
     let (id, bytes) = node(1, true);
     store.put_nodes(vec![(id, b"something else".to_vec())])?;
     store.flush()?;
     assert!(read(store, &refs(&good)).is_err(), "the wrong bytes do not open");
-    store.replace_chunks(good[..1].to_vec())?;
+    store.replace_chunks(&good[..1])?;
     store.replace_nodes(vec![(id, bytes.clone())])?;
     assert_eq!(here(store, &refs(&good))?, [true; 2]);
     assert_eq!(read_nodes(store, &[id])?, [Some(bytes)]);
-    store.replace_chunks(vec![chunk(7, 70)])?;
+    store.replace_chunks(&[chunk(7, 70)])?;
     assert_eq!(here(store, &[chunk(7, 70).chunk])?, [true], "one that is missing is put");
     let mut count = 0;
     store.each_chunk(&mut |_| {

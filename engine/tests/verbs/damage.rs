@@ -57,7 +57,7 @@ fn harm_chunk(store: &dyn Store, chunk: ChunkRef, harm: Harm) {
         }
         Harm::Missing => return lose(store, &|id| *id != chunk.id, &|_| true),
     };
-    store.replace_chunks(vec![NewChunk { chunk, frame }]).expect("replaced");
+    store.replace_chunks(&[NewChunk { chunk, frame }]).expect("replaced");
 }
 
 fn harm_node(store: &dyn Store, id: NodeId, harm: Harm) {

@@ -68,7 +68,7 @@ fn bind(store: &dyn Store, entries: &[Vec<u8>], files: u64, label: &str) {
     let plain = Chunk::new(EVIL.to_vec());
     let chunk = ChunkRef { id: plain.id(), len: EVIL.len() as u32 };
     let frame = Frame::encode(EVIL, Compression::None);
-    store.put_chunks(vec![NewChunk { chunk, frame }]).expect("put");
+    store.put_chunks(&[NewChunk { chunk, frame }]).expect("put");
     store.put_nodes(vec![(leaf_id, leaf), (root_id, root)]).expect("put");
     store.bind(&name(label), VersionId::from_bytes(*root_id.as_bytes()), 1).expect("bound");
 }

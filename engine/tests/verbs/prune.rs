@@ -273,7 +273,7 @@ fn a_damaged_chunk_does_not_stop_it() {
             .expect("listed");
         let frame = Frame::encode(b"something else", Compression::None);
         let damaged = victims.iter().map(|chunk| NewChunk { chunk: *chunk, frame: frame.clone() });
-        store.replace_chunks(damaged.collect()).expect("replaced");
+        store.replace_chunks(&damaged.collect::<Vec<_>>()).expect("replaced");
         let done = run(store, &PruneOptions { grace: Duration::ZERO, ..options(1, 1_000) });
         assert!(done.swept.chunks_removed > 10);
         assert_eq!(verify(store).damage.len() as u64, counts(store).0);

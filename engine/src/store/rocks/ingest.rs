@@ -179,12 +179,12 @@ impl Writer {
     }
 
     /// Keeps chunks; those that are here already only with `replace`.
-    pub fn put_chunks(&mut self, base: &Base, chunks: Vec<NewChunk>, replace: bool) -> Result<()> {
+    pub fn put_chunks(&mut self, base: &Base, chunks: &[NewChunk], replace: bool) -> Result<()> {
         let ids: Vec<_> = chunks.iter().map(|new| new.chunk.id).collect();
         let has = if replace { vec![false; ids.len()] } else { base.has(&ids)? };
         self.reprieve(base, &ids)?;
         self.change(base, |writer| {
-            for (new, has) in chunks.into_iter().zip(has) {
+            for (new, has) in chunks.iter().zip(has) {
                 if !has && (replace || !writer.holds_chunk(&new.chunk.id)) {
                     writer.take_chunk(base, new)?;
                 }
@@ -193,8 +193,8 @@ impl Writer {
         })
     }
 
-    fn take_chunk(&mut self, base: &Base, new: NewChunk) -> Result<()> {
-        let frame = new.frame.into_bytes();
+    fn take_chunk(&mut self, base: &Base, new: &NewChunk) -> Result<()> {
+        let frame = new.frame.as_bytes();
         let location =
             Location { seq: self.next_seq, plain_len: new.chunk.len, stored_len: frame.len() as u32 };
         self.next_seq += 1;
@@ -210,11 +210,11 @@ impl Writer {
         Ok(())
     }
 
-    fn append(&mut self, base: &Base, seq: u64, frame: Vec<u8>) -> Result<()> {
+    fn append(&mut self, base: &Base, seq: u64, frame: &[u8]) -> Result<()> {
         self.bytes += frame.len();
         if self.table.is_none() {
             if self.bytes <= SMALL_BYTES_MAX {
-                self.small.push((seq, frame));
+                self.small.push((seq, frame.to_vec()));
                 return Ok(());
             }
             let dir = match self.dir.take() {
@@ -229,7 +229,7 @@ impl Writer {
             self.table = Some(table);
         }
         match &mut self.table {
-            Some(table) => table.put(base, seq, &frame),
+            Some(table) => table.put(base, seq, frame),
             None => Ok(()),
         }
     }

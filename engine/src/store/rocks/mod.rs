@@ -208,7 +208,7 @@ impl Store for RocksStore {
         self.writer().lacks(base, ids, |writer, id| writer.node(id).is_some())
     }
 
-    fn put_chunks(&self, chunks: Vec<NewChunk>) -> Result<()> {
+    fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         self.writer().put_chunks(&self.base, chunks, false)
     }
 
@@ -262,7 +262,7 @@ impl Store for RocksStore {
         self.base.walk(&mut |id, _| each(id))
     }
 
-    fn replace_chunks(&self, chunks: Vec<NewChunk>) -> Result<()> {
+    fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let base = &self.base;
         let mut writer = self.writer();
         writer.put_chunks(base, chunks, true)?;
