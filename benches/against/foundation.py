@@ -161,6 +161,36 @@ class Bench:
                      f"diff -r {'silent' if same else 'DIFFERS'}")
         shutil.rmtree(place)
 
+    def peers(self, label, old, new):
+        """Bytes that other tools move for the same update, where they are installed: rsync, casync, zstd --patch-from."""
+        place = Path(tempfile.mkdtemp(dir=self.disk))
+        if shutil.which("rsync"):
+            shutil.copytree(old, place / "copy", symlinks=True)
+            command = ["rsync", "-a", "--checksum", "--no-whole-file", "-z", "--zc=zstd", "--delete", "--stats"]
+            start = time.perf_counter()
+            stats = subprocess.run(command + [f"{new}/", f"{place}/copy/"], capture_output=True, text=True, check=True).stdout
+            moved = sum(int(line.split(":")[1].replace(",", "").replace(".", "")) for line in stats.splitlines()
+                        if line.startswith(("Total bytes sent", "Total bytes received")))
+            self.record(label, "rsync -z", 0, time.perf_counter() - start, moved=moved)
+            self.say(f"{label}: rsync -z moves {moved} bytes")
+        if shutil.which("casync"):
+            for tree, index in ((old, "old"), (new, "new")):
+                before = tree_bytes(place)
+                start = time.perf_counter()
+                subprocess.run(["casync", "make", f"--store={place}/store.castr", f"{place}/{index}.caidx", str(tree)],
+                               check=True, stdout=subprocess.DEVNULL)
+                moved = tree_bytes(place) - before
+                self.record(label, f"casync make {index}", 0, time.perf_counter() - start, moved=moved)
+            self.say(f"{label}: casync moves {moved} bytes (new chunks and index)")
+        for tree, tar in ((old, "old.tar"), (new, "new.tar")):
+            subprocess.run(["tar", "--sort=name", "--mtime=@0", "-C", str(tree), "-cf", str(place / tar), "."], check=True)
+        patch = ["zstd", "-q", "-3", "--long=30", f"--patch-from={place}/old.tar", f"{place}/new.tar", "-o", f"{place}/patch"]
+        seconds, _ = self.must(patch)
+        moved = (place / "patch").stat().st_size
+        self.record(label, "zstd -3 --patch-from", 0, seconds, moved=moved)
+        self.say(f"{label}: zstd -3 --patch-from makes {moved} bytes, for this pair of versions only")
+        shutil.rmtree(place)
+
     def reported(self, *command):
         with tempfile.TemporaryFile("w+") as out:
             seconds, memory = self.must([self.floe, *map(str, command), "--json"], stdout=out)
@@ -297,9 +327,11 @@ def main():
     bench = Bench(args)
     old, new = panda3d(args)
     if "pairs" in args.only:
-        bench.pair("panda3d 1.10.15 and 1.10.16" if not args.old else "given", old, new)
-        if not args.old:
-            bench.pair("monaco-editor 0.56.0 and 0.57.0", *monaco(args))
+        pairs = [("given", old, new)] if args.old else [
+            ("panda3d 1.10.15 and 1.10.16", old, new), ("monaco-editor 0.56.0 and 0.57.0", *monaco(args))]
+        for pair in pairs:
+            bench.pair(*pair)
+            bench.peers(*pair)
     if "publish" in args.only:
         bench.publish_speed(new)
     if "disk" in args.only:
