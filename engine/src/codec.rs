@@ -131,11 +131,16 @@ fn known(kind: Kind, number: u8, format: u8, place: &str) -> Result<()> {
 
 fn decode_body<T: Encode + Decode<()>>(kind: Kind, body: &[u8], place: &str) -> Result<T> {
     let (record, used) = match body.len() {
-        0..0x1000 => limited::<T, 0x4_0000>(body),
-        0x1000..0x1_0000 => limited::<T, 0x40_0000>(body),
-        0x1_0000..0x10_0000 => limited::<T, 0x400_0000>(body),
-        0x10_0000..0x100_0000 => limited::<T, 0x4000_0000>(body),
-        _ => limited::<T, 0x10_0000_0000>(body),
+        0..0x1000 => limited::<T, 0x2_0000>(body),
+        0x1000..0x4000 => limited::<T, 0x8_0000>(body),
+        0x4000..0x1_0000 => limited::<T, 0x20_0000>(body),
+        0x1_0000..0x4_0000 => limited::<T, 0x80_0000>(body),
+        0x4_0000..0x10_0000 => limited::<T, 0x200_0000>(body),
+        0x10_0000..0x40_0000 => limited::<T, 0x800_0000>(body),
+        0x40_0000..0x100_0000 => limited::<T, 0x2000_0000>(body),
+        0x100_0000..0x400_0000 => limited::<T, 0x8000_0000>(body),
+        0x400_0000..0x1000_0000 => limited::<T, 0x2_0000_0000>(body),
+        _ => limited::<T, 0x8_0000_0000>(body),
     }
     .map_err(|error| malformed(kind, place, error))?;
     if used != body.len() {
@@ -149,7 +154,7 @@ fn decode_body<T: Encode + Decode<()>>(kind: Kind, body: &[u8], place: &str) -> 
     Ok(record)
 }
 
-// A claimed element count meets LIMIT before an allocator: at most 64 times the bytes that claim it.
+// A claimed element count meets LIMIT before an allocator: at most 128 times the bytes that claim it, or 128 KiB.
 fn limited<T: Decode<()>, const LIMIT: usize>(body: &[u8]) -> Result<(T, usize), DecodeError> {
     let config: Configuration<_, _, Limit<LIMIT>> = standard().with_limit::<LIMIT>();
     bincode::decode_from_slice(body, config)
@@ -220,6 +225,15 @@ mod tests {
         // A vector of 2^60 elements in nine bytes.
         let bytes = [KIND.number, KIND.format, 253, 0, 0, 0, 0, 0, 0, 0, 16];
         assert!(decode_named::<Vec<u64>>(KIND, &bytes, 4096, "here").is_err());
+        // Long bodies, claiming a thousand times their length.
+        for len in [5 << 10, 300 << 10, 17 << 20] {
+            let mut body = bincode::encode_to_vec(len as u64 * 1000 / 64, standard()).expect("an integer");
+            body.resize(len, 0);
+            let bytes = [&[KIND.number, KIND.format], body.as_slice()].concat();
+            let error =
+                decode_named::<Vec<[u64; 8]>>(KIND, &bytes, 1 << 30, "here").expect_err("a lie").to_string();
+            assert!(error.ends_with("LimitExceeded"), "{error}");
+        }
         // The same integer in a longer form than needed.
         let wide = [KIND.number, KIND.format, 251, 5, 0];
         let error = decode_named::<u64>(KIND, &wide, 4096, "here").expect_err("not canonical").to_string();

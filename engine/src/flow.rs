@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+
+use rayon::ThreadPoolBuilder;
 
 use crate::error::{Error, Result};
 
@@ -15,35 +17,55 @@ pub(crate) struct Flow {
     pub weight_max: u64,
 }
 
-/// Runs `feed`'s items through `work` on `threads` threads and hands the results to `drain` on the calling
-/// thread, in feed order. The first error in feed order is returned; nothing after it is drained.
+/// Runs `feed`'s items through `work` on `threads` threads of a pool of its own (and `feed` on one more), and hands the
+/// results to `drain` on the calling thread, in feed order. The first error in feed order is returned; nothing after it
+/// is drained.
 ///
 /// No deadlock: weight is taken in feed order, so the oldest undrained item always holds its share, and an item
-/// heavier than the bound takes the whole bound.
+/// heavier than the bound takes the whole bound. When the drain stops, every worker fails to send and ends; the last one
+/// takes the queue with it, so that the feeder fails to send too. A panic closes the budget, lest the feeder wait for a
+/// weight that nobody gives back.
 pub(crate) fn ordered<T: Send, R: Send>(
     flow: Flow,
     feed: impl Iterator<Item = Result<(T, u64)>> + Send,
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
+    let threads = flow.threads.get();
+    let pool = ThreadPoolBuilder::new().num_threads(threads + 1).build().map_err(|error| {
+        let source = std::io::Error::other(error);
+        Error::Io { action: "start threads of", path: "this process".into(), source }
+    })?;
     let budget = Budget::new(flow.weight_max);
-    let (job_tx, job_rx) = sync_channel::<(u64, T, u64)>(flow.threads.get());
-    let job_rx = Mutex::new(job_rx);
-    let (done_tx, done_rx) = sync_channel::<(u64, Result<R>, u64)>(flow.threads.get() * 2);
-    std::thread::scope(|scope| {
+    let (job_tx, job_rx) = sync_channel::<(u64, T, u64)>(threads);
+    let job_rx = Arc::new(Mutex::new(job_rx));
+    let (done_tx, done_rx) = sync_channel::<(u64, Result<R>, u64)>(threads * 2);
+    let (budget, work) = (&budget, &work);
+    pool.in_place_scope(|scope| {
         let feed_done = done_tx.clone();
-        let (budget_ref, work_ref, job_rx_ref) = (&budget, &work, &job_rx);
-        scope.spawn(move || feed_all(feed, budget_ref, job_tx, feed_done));
-        for _ in 0..flow.threads.get() {
-            let done_tx = done_tx.clone();
-            scope.spawn(move || work_all(job_rx_ref, work_ref, done_tx));
+        scope.spawn(move |_| feed_all(feed, budget, job_tx, feed_done));
+        for _ in 0..threads {
+            let (jobs, done) = (Arc::clone(&job_rx), done_tx.clone());
+            scope.spawn(move |_| {
+                let _guard = CloseOnPanic(budget);
+                work_all(&jobs, work, done);
+            });
         }
-        drop(done_tx);
-        let result = drain_all(done_rx, &budget, &mut drain);
-        // The receiver is gone by now: feeder and workers fail to send and end.
+        drop((job_rx, done_tx));
+        let result = drain_all(done_rx, budget, &mut drain);
         budget.close();
         result
     })
+}
+
+struct CloseOnPanic<'a>(&'a Budget);
+
+impl Drop for CloseOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.close();
+        }
+    }
 }
 
 fn feed_all<T, R>(
@@ -182,11 +204,27 @@ mod tests {
         });
         assert!(matches!(result, Err(Error::Cancelled)));
         assert_eq!(seen, 37);
+        // With every queue full when the drain stops, over and over.
+        for round in 0..200 {
+            let feed = (0..10_000u64).map(|n| Ok((n, 0)));
+            let stop = |n| if n == 20 + round { Err(Error::Cancelled) } else { Ok(()) };
+            assert!(ordered(flow(2, 1), feed, Ok, stop).is_err());
+            let feed = (0..10_000u64).map(|n| Ok((n, 0)));
+            assert!(ordered(flow(2, 1), feed, fail(20 + round), |_| Ok(())).is_err());
+        }
         let feed = (0..1000u64).map(|n| if n == 5 { Err(Error::Cancelled) } else { Ok((n, 1)) });
         assert!(ordered(flow(2, 2), feed, Ok, |_| Ok(())).is_err());
         let feed = (0..1000u64).map(|n| Ok((n, 1)));
         assert!(
             ordered(flow(2, 2), feed, Ok, |n| if n == 3 { Err(Error::Cancelled) } else { Ok(()) }).is_err()
         );
+    }
+
+    #[test]
+    fn a_panic_in_a_worker_comes_out() {
+        let feed = (0..10_000u64).map(|n| Ok((n, 1)));
+        let work = |n| if n == 7 { panic!("as asked") } else { Ok(n) };
+        let run = std::panic::AssertUnwindSafe(|| ordered(flow(2, 2), feed, work, |_| Ok(())));
+        assert!(std::panic::catch_unwind(run).is_err());
     }
 }
