@@ -2,9 +2,10 @@
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::SyncOptions;
 use crate::error::{Error, Result};
 use crate::id::VersionId;
-use crate::tree::Survey;
+use crate::tree::{Replica, Survey};
 use crate::version::{Change, Entry, EntryKind, Manifest, NodeSource, RelPath, diff};
 
 /// What has to change, in path order, and what is left alone.
@@ -14,6 +15,8 @@ pub(super) struct Wanted {
     pub foreign: u64,
     /// Paths of the version left as they are.
     pub protected: u64,
+    // Files that no version wrote, where the wanted version has something else.
+    collisions: Vec<RelPath>,
 }
 
 impl Wanted {
@@ -24,14 +27,14 @@ impl Wanted {
         from: Option<VersionId>,
         want: VersionId,
         survey: &Survey,
-        delete: bool,
+        options: &SyncOptions,
         protect: &Protect,
     ) -> Result<Wanted> {
-        let mut wanted = Wanted { changes: Vec::new(), foreign: 0, protected: 0 };
+        let mut wanted = Wanted { changes: Vec::new(), foreign: 0, protected: 0, collisions: Vec::new() };
         let mut drift = survey.drift.iter().peekable();
         let want = Manifest::open(want_nodes, want)?;
         let mut judge = |path_have: Option<Entry>, actual: Option<Entry>, entry: Option<Entry>| {
-            wanted.judge(path_have, actual, entry, delete, protect);
+            wanted.judge(path_have, actual, entry, options, protect);
         };
         let mut merge = |change: Change| {
             while let Some(only) = drift.next_if(|drift| drift.path < change.path) {
@@ -58,12 +61,27 @@ impl Wanted {
         Ok(wanted)
     }
 
+    /// An error that names the first file that would be lost: one that no version wrote, with other content than the
+    /// version has there.
+    pub fn refuse_collisions(&self, replica: &Replica) -> Result<()> {
+        let Some(first) = self.collisions.first() else { return Ok(()) };
+        let more = match self.collisions.len() {
+            1 => String::new(),
+            count => format!(" and {} more", count - 1),
+        };
+        Err(Error::Conflict {
+            what: format!("file `{}`{more}", first.as_str().escape_debug()),
+            place: format!("replica `{}`", replica.dir().display()),
+            reason: "no version wrote it, and the wanted version has something else there".into(),
+        })
+    }
+
     fn judge(
         &mut self,
         recorded: Option<Entry>,
         actual: Option<Entry>,
         want: Option<Entry>,
-        delete: bool,
+        options: &SyncOptions,
         protect: &Protect,
     ) {
         if actual == want {
@@ -75,11 +93,26 @@ impl Wanted {
         if protect.covers(&path, want.as_ref().or(actual.as_ref())) {
             self.protected += u64::from(want.is_some());
             self.foreign += u64::from(foreign);
-        } else if foreign && !delete {
+        } else if foreign && !options.delete {
             self.foreign += 1;
         } else {
+            let theirs = recorded.is_none() && loses_content(actual.as_ref(), want.as_ref());
+            if theirs && !options.overwrite && !options.delete {
+                self.collisions.push(path.clone());
+            }
             self.changes.push(Change { path, have: actual, want });
         }
+    }
+}
+
+fn loses_content(actual: Option<&Entry>, want: Option<&Entry>) -> bool {
+    match (actual.map(|entry| &entry.kind), want.map(|entry| &entry.kind)) {
+        (None | Some(EntryKind::Dir { .. }), _) => false,
+        (
+            Some(EntryKind::File { len, content, .. }),
+            Some(EntryKind::File { len: other_len, content: other, .. }),
+        ) => (len, content) != (other_len, other),
+        (actual, want) => actual != want,
     }
 }
 

@@ -116,8 +116,10 @@ pub struct Published {
 /// How a directory is brought to a version.
 #[derive(Debug, Clone)]
 pub struct SyncOptions {
-    /// Remove files that no version wrote.
+    /// Remove files that no version wrote, and replace those where the version has something else.
     pub delete: bool,
+    /// Replace files that no version wrote where the version has something else; otherwise they are a conflict.
+    pub overwrite: bool,
     /// Globs of paths never to touch.
     pub protect: Vec<String>,
     /// Read every file, whatever its fingerprint says.
@@ -135,6 +137,7 @@ impl Default for SyncOptions {
     fn default() -> Self {
         Self {
             delete: false,
+            overwrite: false,
             protect: Vec::new(),
             rehash: false,
             threads: processors(),

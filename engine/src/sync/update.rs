@@ -30,24 +30,28 @@ pub fn sync(
         Target::Name(name) => Some(name.to_string()),
         Target::Version(_) => None,
     };
-    sync_as(source, target, name.as_deref(), dir, options, progress)
+    // A version that is not there, or a bad glob, leaves no trace of a replica.
+    resolve_root(source, target)?;
+    Protect::new(&options.protect)?;
+    let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
+    sync_open(source, target, name.as_deref(), replica, options, progress)
 }
 
-/// The same, and records that it was asked for as `name`.
-pub(super) fn sync_as(
+/// The same for a replica that is open, and records that it was asked for as `name`.
+pub(super) fn sync_open(
     source: &dyn Source,
     target: &Target,
     name: Option<&str>,
-    dir: &Path,
+    mut replica: Replica,
     options: &SyncOptions,
     progress: &dyn Progress,
 ) -> Result<Synced> {
     let counted = Counted::new(source);
     let (want, root) = resolve_root(&counted, target)?;
     let protect = Protect::new(&options.protect)?;
-    let mut replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
-    let from = replica.version();
     let survey = survey(&replica, options, progress)?;
+    // After the survey: one that cannot read the recorded nodes forgets the version.
+    let from = replica.version();
 
     progress.phase(Phase::Plan, None);
     let mut stage = Stage::begin(&mut replica, want)?;
@@ -55,8 +59,9 @@ pub(super) fn sync_as(
     copy_nodes(&counted, stage.replica().nodes(), (want.root(), root), &mut put)?;
     let wanted = {
         let nodes = stage.replica().nodes();
-        Wanted::find(nodes, nodes, from, want, &survey, options.delete, &protect)?
+        Wanted::find(nodes, nodes, from, want, &survey, options, &protect)?
     };
+    wanted.refuse_collisions(stage.replica())?;
     let plan = Plan::from_changes(wanted.changes);
     let unchanged = plan.steps.is_empty() && from == Some(want);
     let totals = plan.totals();
@@ -97,8 +102,8 @@ pub fn plan(
     let (want, root) = resolve_root(&counted, target)?;
     let protect = Protect::new(&options.protect)?;
     let replica = Replica::peek(dir)?;
-    let from = replica.version();
     let survey = survey(&replica, options, progress)?;
+    let from = replica.version();
 
     progress.phase(Phase::Plan, None);
     let mut fetched = HashMap::new();
@@ -108,7 +113,8 @@ pub fn plan(
     };
     copy_nodes(&counted, replica.nodes(), (want.root(), root), &mut put)?;
     let nodes = Overlay { fetched, below: replica.nodes() };
-    let wanted = Wanted::find(replica.nodes(), &nodes, from, want, &survey, options.delete, &protect)?;
+    let wanted = Wanted::find(replica.nodes(), &nodes, from, want, &survey, options, &protect)?;
+    wanted.refuse_collisions(&replica)?;
     let plan = Plan::from_changes(wanted.changes);
     let cost = Cost::of(&plan, &replica, &nodes, want, &survey)?;
     let lens = counted.frame_lens(&cost.missing)?;

@@ -33,7 +33,8 @@ pub fn diff(
     each: &mut dyn FnMut(Change) -> Result<()>,
 ) -> Result<()> {
     if have.top() == want.top() {
-        return Ok(());
+        let equal = have.totals() == want.totals();
+        return if equal { Ok(()) } else { Err(unsound(want, "its totals are not those of its entries")) };
     }
     let (mut a, mut b) = (have.cursor()?, want.cursor()?);
     let mut nesting = Nesting::default();

@@ -39,6 +39,13 @@ fn put(dir: &Path, path: &str, text: &str) {
     fs::write(dir.join(path), text).expect("written");
 }
 
+fn same_content(a: &Item, b: &Item) -> bool {
+    match (a, b) {
+        (Item::File(_, a), Item::File(_, b)) => a == b,
+        (a, b) => a == b,
+    }
+}
+
 fn has_dir(tree: &Tree, path: &str) -> bool {
     let below = format!("{path}/");
     tree.items()
@@ -58,8 +65,21 @@ proptest! {
         sync(&store, "game@a", dir);
         user.write_over(dir);
         let before = on_disk(dir);
-        let planned = floe::sync::plan(&store, &named("game@b"), dir, &syncing(), &Silent).expect("plans");
-        match try_sync(&store, "game@b", dir) {
+        // What only the user has, where the new version has something else, is lost to nobody who did not say so.
+        let collides = before.items().any(|(path, item)| {
+            let theirs = a.get(path).is_none() && !matches!(item, Item::Dir(_));
+            theirs && b.get(path).is_some_and(|want| !same_content(want, item))
+        });
+        if collides {
+            let refused = floe::sync::plan(&store, &named("game@b"), dir, &syncing(), &Silent);
+            let is_conflict = |error: Option<Error>| matches!(error, Some(Error::Conflict { .. }));
+            prop_assert!(is_conflict(refused.err()));
+            prop_assert!(is_conflict(try_sync(&store, "game@b", dir).err()));
+            prop_assert_eq!(&on_disk(dir), &before);
+        }
+        let overwrite = SyncOptions { overwrite: true, ..syncing() };
+        let planned = floe::sync::plan(&store, &named("game@b"), dir, &overwrite, &Silent).expect("plans");
+        match floe::sync::sync(&store, &named("game@b"), dir, &overwrite, &Silent) {
             Err(Error::Conflict { .. }) => prop_assert_eq!(on_disk(dir), before),
             Err(other) => panic!("{other:?}"),
             Ok(done) => {
@@ -152,6 +172,31 @@ fn protected_paths_are_never_touched() {
     let delete = SyncOptions { delete: true, ..syncing() };
     scene.sync("game@new", &delete).expect("syncs");
     assert_replica(&dir, &scene.new);
+}
+
+#[test]
+fn a_file_in_the_way_of_a_new_one_is_not_lost() {
+    let scene = Scene::new();
+    let dir = scene.dir();
+    put(&dir, "docs/same", "precious");
+    put(&dir, "mine", "mine");
+    // Before the first sync as after it, and with a plan as with a sync.
+    for _ in 0..2 {
+        let Err(Error::Conflict { what, .. }) = scene.sync("game@old", &syncing()) else {
+            panic!("a conflict")
+        };
+        assert_eq!(what, "file `docs/same`");
+        assert!(floe::sync::plan(&scene.store, &named("game@old"), &dir, &syncing(), &Silent).is_err());
+        assert_eq!(fs::read(dir.join("docs/same")).expect("there"), b"precious");
+    }
+    assert_eq!(scene.sync("game@old", &protecting(&["docs/same"])).expect("syncs").files_protected, 1);
+    assert_eq!(fs::read(dir.join("docs/same")).expect("there"), b"precious");
+    fs::remove_file(dir.join("docs/same")).expect("removed");
+    put(&dir, "new", "precious");
+    assert!(matches!(scene.sync("game@new", &syncing()), Err(Error::Conflict { .. })));
+    let overwrite = SyncOptions { overwrite: true, ..syncing() };
+    scene.sync("game@new", &overwrite).expect("syncs");
+    assert_eq!(on_disk(&dir), scene.new.clone().with("mine", Item::text("mine")));
 }
 
 #[test]

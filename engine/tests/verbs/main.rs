@@ -87,6 +87,7 @@ fn publishing() -> PublishOptions {
 fn syncing() -> SyncOptions {
     SyncOptions {
         delete: false,
+        overwrite: false,
         protect: Vec::new(),
         rehash: false,
         threads: threads(),

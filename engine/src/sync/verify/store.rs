@@ -1,7 +1,7 @@
-//! Re-hash and report; mend from another source.
+//! A store, re-hashed: the nodes that its names need, whether their chunks are there, and the chunks' content.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 use crate::content::Chunk;
 use crate::error::{Error, Result};
@@ -9,12 +9,9 @@ use crate::flow::{Flow, ordered};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::progress::{Phase, Progress, check};
 use crate::store::{NewChunk, Source, Store};
-use crate::tree::{Replica, ReplicaOptions, SurveyOptions};
+use crate::sync::mark::{Met, walk_past};
+use crate::sync::{Damage, Verified, VerifyOptions};
 use crate::version::{Entry, EntryKind, Manifest, Node};
-
-use super::mark::{Met, walk_past};
-use super::update::sync_as;
-use super::{Damage, SyncOptions, Synced, Target, Verified, VerifyOptions};
 
 /// Most names or paths listed beside a damaged thing.
 const NEEDED_BY_MAX: usize = 4;
@@ -24,7 +21,10 @@ const CHUNKS_PER_READ: usize = 64;
 /// Re-hashes a store: every node that its names need, that their chunks are there, and the content of all chunks
 /// or of a share of them. Memory: 32 bytes a node, and what is damaged.
 pub fn verify_store(store: &dyn Store, options: &VerifyOptions, progress: &dyn Progress) -> Result<Verified> {
-    Ok(find_damage(store, options, progress)?.into_report())
+    let mut found = look_at_nodes(store, progress)?;
+    read_chunks(store, options, progress, &mut found)?;
+    name_users(store, &mut found)?;
+    Ok(found.into_report())
 }
 
 /// Verifies `store` and replaces what is damaged from `source`. What `source` lacks too stays in the report.
@@ -38,14 +38,18 @@ pub fn repair_store(
     // What was mended once and is damaged again is the disk's fault.
     let mut mended = HashSet::new();
     // A mended node may show more that is missing below it.
-    loop {
-        let mut found = find_damage(store, options, progress)?;
+    let mut found = loop {
+        let mut found = look_at_nodes(store, progress)?;
         let nodes = mend_nodes(store, source, &mut found, &mut mended)?;
-        repaired += nodes + mend_chunks(store, source, &mut found)?;
+        repaired += nodes;
         if nodes == 0 {
-            return Ok(Verified { repaired, ..found.into_report() });
+            break found;
         }
-    }
+    };
+    read_chunks(store, options, progress, &mut found)?;
+    repaired += mend_chunks(store, source, &mut found)?;
+    name_users(store, &mut found)?;
+    Ok(Verified { repaired, ..found.into_report() })
 }
 
 #[derive(Default)]
@@ -75,64 +79,106 @@ impl Found {
     }
 }
 
-fn find_damage(store: &dyn Store, options: &VerifyOptions, progress: &dyn Progress) -> Result<Found> {
+fn look_at_nodes(store: &dyn Store, progress: &dyn Progress) -> Result<Found> {
     let mut found = Found::default();
     progress.phase(Phase::Mark, None);
     let mut seen = HashSet::new();
     for record in store.names(None)? {
         found.counts.versions += 1;
         let Found { counts, nodes, chunks, .. } = &mut found;
-        walk_past(
-            store,
-            record.version.root(),
-            &mut seen,
-            &mut |met| {
-                check(progress)?;
-                progress.advance(1);
-                counts.nodes += 1;
-                let refs: Vec<ChunkRef> = met.node.chunks();
-                let ids: Vec<_> = refs.iter().map(|chunk| chunk.id).collect();
-                for (chunk, len) in refs.iter().zip(store.frame_lens(&ids)?) {
-                    if len.is_none() {
-                        chunks.insert(chunk.id, (*chunk, "missing".into()));
-                    }
+        let each = &mut |met: Met<'_>| {
+            check(progress)?;
+            progress.advance(1);
+            counts.nodes += 1;
+            let refs: Vec<ChunkRef> = met.node.chunks();
+            let ids: Vec<_> = refs.iter().map(|chunk| chunk.id).collect();
+            for (chunk, len) in refs.iter().zip(store.frame_lens(&ids)?) {
+                if len.is_none() {
+                    chunks.insert(chunk.id, (*chunk, "missing".into()));
                 }
-                Ok(())
-            },
-            &mut |id, error| {
-                nodes.insert(id, reason_of(&error));
-                Ok(())
-            },
-        )?;
+            }
+            Ok(())
+        };
+        walk_past(store, record.version.root(), &mut seen, each, &mut |id, error| {
+            nodes.insert(id, reason_of(&error));
+            Ok(())
+        })?;
     }
-    read_chunks(store, options, progress, &mut found)?;
-    name_users(store, &mut found)?;
     Ok(found)
 }
 
-// Hashes the content of the chosen chunks, in stored order.
+// Hashes the content of the chosen chunks, in stored order. They are walked twice, once for their sum, so that none of
+// them has to be remembered.
 fn read_chunks(
     store: &dyn Store,
     options: &VerifyOptions,
     progress: &dyn Progress,
     found: &mut Found,
 ) -> Result<()> {
-    let chosen = chosen_chunks(store, options)?;
-    progress.phase(Phase::Verify, Some(chosen.iter().map(|chunk| u64::from(chunk.len)).sum()));
-    let batches = chosen.chunks(CHUNKS_PER_READ).map(|batch| {
-        let weight = batch.iter().map(|chunk| u64::from(chunk.len)).sum();
-        Ok((batch, weight))
-    });
+    let subset = Subset::new(options);
+    let mut total = 0;
+    store.each_chunk(&mut |chunk| {
+        total += if subset.has(&chunk.id) { u64::from(chunk.len) } else { 0 };
+        check(progress)
+    })?;
+    progress.phase(Phase::Verify, Some(total));
     let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max };
-    let hash = |batch| bad_chunks(store, batch, progress).map(|bad| (batch, bad));
-    ordered(flow, batches, hash, |(batch, bad): (&[ChunkRef], _)| {
-        found.counts.chunks += batch.len() as u64;
-        found.counts.bytes += batch.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
-        for (chunk, reason) in bad {
-            found.chunks.entry(chunk.id).or_insert((chunk, reason));
-        }
-        Ok(())
+    let hash = |batch: Vec<ChunkRef>| bad_chunks(store, &batch, progress).map(|bad| (batch, bad));
+    let (batches, feed) = sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || send_chosen(store, &subset, &batches));
+        ordered(flow, feed.into_iter(), hash, |(batch, bad): (Vec<ChunkRef>, _)| {
+            found.counts.chunks += batch.len() as u64;
+            found.counts.bytes += batch.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
+            for (chunk, reason) in bad {
+                found.chunks.entry(chunk.id).or_insert((chunk, reason));
+            }
+            Ok(())
+        })
     })
+}
+
+type Batch = Result<(Vec<ChunkRef>, u64)>;
+
+// Ends early when nobody listens any more.
+fn send_chosen(store: &dyn Store, subset: &Subset, batches: &SyncSender<Batch>) {
+    let mut batch = Vec::with_capacity(CHUNKS_PER_READ);
+    let send = |batch: &mut Vec<ChunkRef>| {
+        let weight = batch.iter().map(|chunk| u64::from(chunk.len)).sum();
+        batches.send(Ok((std::mem::take(batch), weight))).map_err(|_| Error::Cancelled)
+    };
+    let walked = store.each_chunk(&mut |chunk| {
+        if subset.has(&chunk.id) {
+            batch.push(chunk);
+        }
+        if batch.len() < CHUNKS_PER_READ { Ok(()) } else { send(&mut batch) }
+    });
+    // A listener that is gone has its own reason to tell.
+    let _ = match walked {
+        Ok(()) => send(&mut batch),
+        Err(error) => batches.send(Err(error)).map_err(|_| Error::Cancelled),
+    };
+}
+
+/// Which chunks a share of a store has: a draw by the chunk's id and the seed.
+struct Subset {
+    key: [u8; 32],
+    threshold: u64,
+}
+
+impl Subset {
+    fn new(options: &VerifyOptions) -> Subset {
+        let threshold = (options.subset.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
+        Subset { key: blake3::derive_key("floe verify subset v1", &options.seed.to_le_bytes()), threshold }
+    }
+
+    fn has(&self, id: &ChunkId) -> bool {
+        let draw = || {
+            let draw = blake3::keyed_hash(&self.key, id.as_bytes());
+            draw.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
+        };
+        self.threshold == u64::MAX || draw() <= self.threshold
+    }
 }
 
 fn bad_chunks(
@@ -156,21 +202,6 @@ fn bad_chunks(
         Ok(())
     })?;
     Ok(bad)
-}
-
-fn chosen_chunks(store: &dyn Store, options: &VerifyOptions) -> Result<Vec<ChunkRef>> {
-    let mut chosen = Vec::new();
-    let threshold = (options.subset.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
-    let key = blake3::derive_key("floe verify subset v1", &options.seed.to_le_bytes());
-    store.each_chunk(&mut |chunk| {
-        let draw = blake3::keyed_hash(&key, chunk.id.as_bytes());
-        let draw = draw.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-        if draw <= threshold {
-            chosen.push(chunk);
-        }
-        Ok(())
-    })?;
-    Ok(chosen)
 }
 
 // Says which names and paths need what is damaged; walks the versions again, and only if something is.
@@ -265,72 +296,4 @@ fn reason_of(error: &Error) -> String {
         Error::Damaged { reason, .. } | Error::Malformed { reason, .. } => reason.clone(),
         other => other.to_string(),
     }
-}
-
-/// Re-hashes a replica against the version its state records: every file is read.
-pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progress) -> Result<Verified> {
-    let replica = Replica::peek(dir)?;
-    let Some(version) = replica.version() else {
-        return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
-    };
-    let protect = super::changes::Protect::new(replica.protect())?;
-    let totals = Manifest::open(replica.nodes(), version)?.totals();
-    progress.phase(Phase::Verify, Some(totals.bytes));
-    let survey = replica.survey(&SurveyOptions { rehash: true, threads: options.threads }, progress)?;
-    let mut verified = Verified {
-        versions: 1,
-        files: totals.files,
-        bytes: totals.bytes,
-        chunks: totals.chunks,
-        ..Verified::default()
-    };
-    for change in &survey.drift {
-        let reason = match (&change.have, &change.want) {
-            (None, _) => {
-                verified.files_foreign += 1;
-                continue;
-            }
-            (Some(have), _) if protect.covers(&change.path, Some(have)) => continue,
-            (Some(_), None) => "missing",
-            (Some(have), Some(want)) => difference(have, want),
-        };
-        let what = format!("`{}`", change.path.as_str().escape_debug());
-        verified.damage.push(Damage { what, reason: reason.into(), needed_by: Vec::new() });
-    }
-    Ok(verified)
-}
-
-fn difference(have: &Entry, want: &Entry) -> &'static str {
-    match (&have.kind, &want.kind) {
-        (EntryKind::File { len, content, .. }, EntryKind::File { len: len2, content: content2, .. }) => {
-            match (len == len2, content == content2) {
-                (false, _) => "has another length",
-                (true, false) => "has other content",
-                (true, true) => "has another mode",
-            }
-        }
-        (EntryKind::Symlink { .. }, EntryKind::Symlink { .. }) => "points elsewhere",
-        (EntryKind::Dir { .. }, EntryKind::Dir { .. }) => "has another mode",
-        _ => "is another kind of file",
-    }
-}
-
-/// Brings a replica back to the version its state records, re-reading every file. Foreign files stay.
-pub fn repair_replica(
-    dir: &Path,
-    source: &dyn Source,
-    options: &SyncOptions,
-    progress: &dyn Progress,
-) -> Result<Synced> {
-    // Opened for writing first: an interrupted switch is finished before it is asked which version this is.
-    let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
-    let (version, name) = (replica.version(), replica.name().map(str::to_owned));
-    let mut protect = replica.protect().to_vec();
-    protect.extend(options.protect.iter().filter(|glob| !replica.protect().contains(glob)).cloned());
-    drop(replica);
-    let Some(version) = version else {
-        return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
-    };
-    let options = SyncOptions { rehash: true, protect, ..options.clone() };
-    sync_as(source, &Target::Version(version), name.as_deref(), dir, &options, progress)
 }
