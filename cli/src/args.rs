@@ -146,6 +146,9 @@ pub struct SyncWhat {
     /// Remove files in DIR that no version wrote
     #[arg(long)]
     pub delete: bool,
+    /// Replace files in DIR that no version wrote, where the version has something else; otherwise they are a conflict
+    #[arg(long)]
+    pub overwrite: bool,
     /// Never touch paths that match, in the syntax of .gitignore; may be given many times
     #[arg(long, value_name = "GLOB")]
     pub protect: Vec<String>,

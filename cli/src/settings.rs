@@ -34,6 +34,7 @@ impl Settings {
     pub fn sync_options(&self, what: &SyncWhat) -> SyncOptions {
         SyncOptions {
             delete: what.delete,
+            overwrite: what.overwrite,
             protect: what.protect.clone(),
             rehash: what.rehash,
             threads: self.threads,

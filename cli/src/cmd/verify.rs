@@ -75,6 +75,7 @@ fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: 
     let before = floe::sync::verify_replica(path, options, output).map_or(0, |found| found.damage.len());
     let sync = SyncOptions {
         delete: false,
+        overwrite: false,
         protect: Vec::new(),
         rehash: true,
         threads: options.threads,

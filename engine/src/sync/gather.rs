@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::content::{Chunker, Compression, Frame, cut};
 use crate::error::{At, Error, Result};
 use crate::id::{ChunkId, ChunkRef};
+use crate::limits::FRAME_LEN_MAX;
 use crate::progress::{Progress, check};
 use crate::store::{NewChunk, Store};
 use crate::tree::{FileReader, Found, FoundKind, SourceTree};
@@ -56,18 +57,30 @@ pub(super) struct Pieces<'s, I> {
     buffers: &'s Buffers,
 }
 
-/// Buffers used again: fresh memory costs a page fault for every 4 KiB.
-#[derive(Default)]
-pub(super) struct Buffers(Mutex<Vec<Vec<u8>>>);
+/// Buffers used again: fresh memory costs a page fault for every 4 KiB, and so does memory that grows.
+pub(super) struct Buffers {
+    capacity: usize,
+    free: Mutex<Vec<Vec<u8>>>,
+}
 
 impl Buffers {
+    /// For pieces.
+    pub fn new() -> Self {
+        Self::of(WHOLE_LEN_MAX as usize + 1)
+    }
+
+    fn of(capacity: usize) -> Self {
+        Self { capacity, free: Mutex::default() }
+    }
+
     fn take(&self) -> Vec<u8> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default()
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        free.unwrap_or_else(|| Vec::with_capacity(self.capacity))
     }
 
     fn give(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
     }
 }
 
@@ -176,7 +189,7 @@ impl<'s> Gather<'s> {
             progress,
             in_flight: Mutex::default(),
             buffers,
-            frames: Buffers::default(),
+            frames: Buffers::of(FRAME_LEN_MAX),
         }
     }
 
