@@ -1,5 +1,7 @@
 //! `floe publish DIR --store STORE --name NAME`
 
+use std::path::Path;
+
 use floe::content::Compression;
 use floe::store::Name;
 use floe::sync::PublishOptions;
@@ -34,7 +36,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     let store = settings::open_or_create(path)?;
     let options = PublishOptions {
         compression: if args.level == 0 { Compression::None } else { Compression::Zstd(args.level.into()) },
-        exclude: args.exclude.clone(),
+        exclude: args.exclude.iter().cloned().chain(store_below(&args.dir, path)).collect(),
         rehash: args.rehash,
         fingerprints: Some(settings::fingerprints(path)?),
         threads: settings.threads,
@@ -73,6 +75,22 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     Ok(super::end(unchanged, args.exit_unchanged))
 }
 
+// A store that lies in the directory to publish is no part of it: a glob that leaves it out, with what globs read
+// otherwise escaped.
+fn store_below(dir: &Path, store: &Path) -> Option<String> {
+    let (dir, store) = (dir.canonicalize().ok()?, store.canonicalize().ok()?);
+    let below = store.strip_prefix(dir).ok()?.to_str().filter(|below| !below.is_empty())?;
+    let mut glob = String::from("/");
+    for letter in below.chars() {
+        if "\\*?[]{}!# ".contains(letter) {
+            glob.push('\\');
+        }
+        glob.push(letter);
+    }
+    glob.push('/');
+    Some(glob)
+}
+
 fn new(report: &Report) -> String {
     format!(
         "{} of {} ({}, stored as {})",
@@ -81,4 +99,19 @@ fn new(report: &Report) -> String {
         bytes(report.bytes_new),
         bytes(report.bytes_stored)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_in_the_tree_is_left_out() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let odd = dir.path().join("a/b [x]*");
+        std::fs::create_dir_all(&odd).expect("made");
+        assert_eq!(store_below(dir.path(), &odd).as_deref(), Some(r"/a/b\ \[x\]\*/"));
+        assert_eq!(store_below(&odd, dir.path()), None);
+        assert_eq!(store_below(&odd, &odd), None);
+    }
 }
