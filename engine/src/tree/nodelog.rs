@@ -84,7 +84,12 @@ impl NodeLog {
         self.read().index.contains_key(id)
     }
 
-    /// Adds a node that is not here yet.
+    /// True if `error` tells of damage in this log.
+    pub fn is_blamed(&self, error: &Error) -> bool {
+        matches!(error, Error::Damaged { place, .. } | Error::Malformed { place, .. } if *place == self.place)
+    }
+
+    /// Adds a node that is not here yet, or whose bytes here are not what its id says.
     pub(super) fn put(&self, disk: &Disk, id: NodeId, bytes: &[u8]) -> Result<()> {
         if bytes.is_empty() || bytes.len() > NODE_LEN_MAX {
             return Err(Error::Limit {
@@ -94,7 +99,9 @@ impl NodeLog {
             });
         }
         let mut inner = self.write();
-        if inner.index.contains_key(&id) {
+        if let Some(&(at, len)) = inner.index.get(&id)
+            && inner.bytes(at, len).is_ok_and(|bytes| NodeId::of(&bytes) == id)
+        {
             return Ok(());
         }
         let at = inner.written + inner.pending.len() as u64 + RECORD_HEADER_LEN;
@@ -107,6 +114,11 @@ impl NodeLog {
             inner.flush(disk)?;
         }
         Ok(())
+    }
+
+    /// Writes what is pending. It is proven anew whenever the log is opened.
+    pub(super) fn write_out(&self, disk: &Disk) -> Result<()> {
+        self.write().flush(disk)
     }
 
     /// Writes what is pending and makes the whole log durable. Returns its length.
@@ -132,13 +144,16 @@ impl NodeLog {
     }
 
     /// Rewrites the log if most of it is not needed by the version under `root`. `live` is what was needed when that
-    /// was last counted; returns what is needed now.
+    /// was last counted; returns what is needed now. A log that is damaged stays as it is.
     pub(super) fn shrink(&self, disk: &Disk, root: NodeId, live: u64) -> Result<u64> {
         let len = self.read().written;
         if len < REWRITE_LEN_MIN || len / 2 < live {
             return Ok(live);
         }
-        let nodes = self.reachable(root)?;
+        let nodes = match self.reachable(root) {
+            Err(error) if self.is_blamed(&error) => return Ok(live),
+            other => other?,
+        };
         let live = nodes.iter().map(|&(_, (_, len))| RECORD_HEADER_LEN + u64::from(len)).sum();
         if len / 2 < live {
             return Ok(live);
@@ -387,6 +402,26 @@ mod tests {
             let log = NodeLog::open(&disk, 0).expect("opens");
             assert!((0..4).all(|n| get(&log, node(n).0) == Some(node(n).1)));
         }
+    }
+
+    #[test]
+    fn a_record_with_wrong_bytes_is_put_again() {
+        let (dir, disk) = disk();
+        let log = NodeLog::open(&disk, 0).expect("opens");
+        let (id, bytes) = node(1);
+        log.put(&disk, id, &bytes).expect("put");
+        let len = log.sync(&disk).expect("synced");
+        let path = dir.path().join(".floe/nodes");
+        let mut raw = std::fs::read(&path).expect("read");
+        *raw.last_mut().expect("not empty") ^= 1;
+        std::fs::write(&path, raw).expect("written");
+        let log = NodeLog::open(&disk, len).expect("opens");
+        assert_ne!(get(&log, id), Some(bytes.clone()));
+        log.put(&disk, id, &bytes).expect("put again");
+        assert_eq!(get(&log, id), Some(bytes.clone()));
+        let longer = log.sync(&disk).expect("synced");
+        assert!(longer > len);
+        assert_eq!(get(&NodeLog::open(&disk, longer).expect("opens"), id), Some(bytes));
     }
 
     #[test]

@@ -129,10 +129,11 @@ impl<'r> Stage<'r> {
         let same = self.replica.recorded().is_some_and(|state| {
             state.version == self.version && state.name.as_deref() == name && state.protect == protect
         });
-        if same && plan.steps.is_empty() {
-            return Ok(());
-        }
         let disk = self.replica.writer()?;
+        if same && plan.steps.is_empty() {
+            // A damaged node may have been fetched again.
+            return self.replica.nodes().write_out(disk);
+        }
         let nodes = self.replica.nodes();
         let want = Manifest::open(nodes, self.version)?;
         let journal = swap::plan_switch(disk, plan, &want, &survey.seen, name, protect)?;
