@@ -72,8 +72,11 @@ pub struct Scan {
     pub left_out: u64,
     /// Wall clock at the start, nanoseconds since 1970: what the racy rule compares with.
     pub started_unix_ns: i128,
-    /// With `tolerate_foreign`: devices, sockets, FIFOs and names that are not UTF-8, relative to the root.
+    /// With `tolerate_foreign`: devices, sockets, FIFOs, names that are not UTF-8, and what is in `closed`, relative to
+    /// the root.
     pub unpublishable: Vec<std::path::PathBuf>,
+    /// With `tolerate_foreign`: what could not be looked into for want of permission. In path order.
+    pub closed: Vec<RelPath>,
     /// Names that other systems cannot hold.
     pub notices: Vec<Notice>,
 }
@@ -103,10 +106,11 @@ impl SourceTree {
         progress::check(progress)?;
         let mut walked = walk::walk(self.fd.as_fd(), &self.dir, options, progress)?;
         walked.unpublishable.sort_unstable();
+        walked.closed.sort_unstable();
         let found = in_order(walked.listings);
         let notices = portable::notices(found.iter().map(|found| found.path.as_str()));
-        let (left_out, unpublishable) = (walked.left_out, walked.unpublishable);
-        Ok(Scan { found, left_out, started_unix_ns, unpublishable, notices })
+        let (left_out, unpublishable, closed) = (walked.left_out, walked.unpublishable, walked.closed);
+        Ok(Scan { found, left_out, started_unix_ns, unpublishable, closed, notices })
     }
 
     /// Opens a file found by a scan. Never follows a symlink. [`crate::Error::Changed`] if it is not what was
@@ -129,7 +133,7 @@ fn in_order(mut listings: HashMap<usize, Listing>) -> Vec<Found> {
             Some(Item::Dir { found: dir, id }) => {
                 let Some(listing) = listings.get(&id) else { continue };
                 let implied = dir.stat.permissions() == DIR_MODE_IMPLIED && !is_empty(listing, &listings);
-                if !implied {
+                if !implied && !listing.closed {
                     found.push(dir);
                 }
             }

@@ -20,14 +20,13 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::limits::SYMLINK_LEN_MAX;
 use crate::progress::{self, Progress};
-use crate::version::RelPath;
+use crate::version::{RelPath, STATE_DIR};
 
 use super::reader::{is_gone, open_beneath};
 use super::rules::{self, RULES_NAME, Rules};
 use super::scan::{Found, FoundKind, ScanOptions};
 use super::stat::Fingerprint;
 
-const STATE_NAME: &[u8] = b".floe";
 // Names that one thread takes from a directory before others may help.
 const PART_LEN: usize = 4096;
 
@@ -58,6 +57,8 @@ pub(super) struct Listing {
     pub(super) items: Vec<Item>,
     /// It also holds something that cannot be published.
     pub(super) foreign: bool,
+    /// It is there, but may not be listed.
+    pub(super) closed: bool,
 }
 
 /// Everything the walk found.
@@ -67,6 +68,7 @@ pub(super) struct Walked {
     pub(super) listings: HashMap<usize, Listing>,
     pub(super) left_out: u64,
     pub(super) unpublishable: Vec<PathBuf>,
+    pub(super) closed: Vec<RelPath>,
 }
 
 /// Walks the tree open at `root`, which errors call `dir`.
@@ -101,9 +103,11 @@ pub(super) fn walk(
     for worker in gathered {
         walked.left_out += worker.left_out;
         walked.unpublishable.extend(worker.unpublishable);
+        walked.closed.extend(worker.closed);
         for (id, mut part) in worker.listings {
             let whole = walked.listings.entry(id).or_default();
             whole.foreign |= part.foreign;
+            whole.closed |= part.closed;
             if whole.items.is_empty() {
                 whole.items = part.items;
             } else {
@@ -231,6 +235,7 @@ struct Worker<'w, 'a> {
     listings: Vec<(usize, Listing)>,
     left_out: u64,
     unpublishable: Vec<PathBuf>,
+    closed: Vec<RelPath>,
     // Reused: the path being looked at, the kernel's directory buffer, new work.
     path: String,
     buffer: Vec<u8>,
@@ -239,15 +244,15 @@ struct Worker<'w, 'a> {
 
 impl<'w, 'a> Worker<'w, 'a> {
     fn new(walk: &'w Walk<'a>) -> Self {
-        let (listings, unpublishable, path, jobs) = (Vec::new(), Vec::new(), String::new(), Vec::new());
         Worker {
             walk,
-            listings,
+            listings: Vec::new(),
             left_out: 0,
-            unpublishable,
-            path,
+            unpublishable: Vec::new(),
+            closed: Vec::new(),
+            path: String::new(),
             buffer: Vec::with_capacity(64 << 10),
-            jobs,
+            jobs: Vec::new(),
         }
     }
 
@@ -272,13 +277,20 @@ impl<'w, 'a> Worker<'w, 'a> {
         let fd = match open_beneath(self.walk.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => fd,
             Err(error) if is_gone(error) && id != 0 => return Ok(()),
+            Err(Errno::ACCESS) if id != 0 && self.close(path) => {
+                self.listings.push((id, Listing { foreign: true, closed: true, ..Listing::default() }));
+                return Ok(());
+            }
             Err(error) => return Err(Error::io("open", place(), error.into())),
         };
         let mut names = Names::default();
         let mut has_rules = false;
         let read = read_names(&fd, &mut self.buffer, |name, kind| {
             let bytes = name.to_bytes();
-            if bytes != b"." && bytes != b".." && !(id == 0 && bytes.eq_ignore_ascii_case(STATE_NAME)) {
+            if bytes != b"."
+                && bytes != b".."
+                && !(id == 0 && bytes.eq_ignore_ascii_case(STATE_DIR.as_bytes()))
+            {
                 has_rules |= bytes == RULES_NAME.as_bytes();
                 names.push(name, kind);
             }
@@ -302,7 +314,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn stat(&mut self, listed: &Listed, part: Range<usize>) -> Result<()> {
         progress::check(self.walk.progress)?;
         let amount = part.len() as u64;
-        let mut listing = Listing { items: Vec::with_capacity(part.len()), foreign: false };
+        let mut listing = Listing { items: Vec::with_capacity(part.len()), ..Listing::default() };
         for index in part {
             if let Some((name, kind)) = listed.names.get(index) {
                 self.look(listed, name, kind, &mut listing)?;
@@ -339,9 +351,14 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
         let stat = match known {
             Some(stat) => stat,
-            None => match self.stat_one(listed, name)? {
-                Some(stat) => stat,
-                None => return Ok(()),
+            None => match self.stat_one(listed, name) {
+                Ok(Some(stat)) => stat,
+                Ok(None) => return Ok(()),
+                Err(error) if is_denied(&error) && self.close_found() => {
+                    listing.foreign = true;
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
             },
         };
         let path = match RelPath::parse(&self.path) {
@@ -404,6 +421,24 @@ impl<'w, 'a> Worker<'w, 'a> {
         }
     }
 
+    // Notes what may not be looked into; false if that is not to be borne.
+    fn close(&mut self, path: &str) -> bool {
+        let Some(path) = RelPath::parse(path).ok().filter(|_| self.walk.options.tolerate_foreign) else {
+            return false;
+        };
+        self.unpublishable.push(path.as_str().into());
+        self.closed.push(path);
+        true
+    }
+
+    // The same of the path being looked at.
+    fn close_found(&mut self) -> bool {
+        let path = std::mem::take(&mut self.path);
+        let closed = self.close(&path);
+        self.path = path;
+        closed
+    }
+
     fn refuse(
         &mut self,
         listed: &Listed,
@@ -442,6 +477,10 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn io(&self, action: &'static str, listed: &Listed, name: &CStr, error: Errno) -> Error {
         Error::io(action, self.walk.full_path(&listed.prefix, name.to_bytes()), error.into())
     }
+}
+
+fn is_denied(error: &Error) -> bool {
+    matches!(error, Error::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
 #[cfg(target_os = "linux")]
