@@ -2,6 +2,8 @@
 //!
 //! Holding a [`Replica`] from [`Replica::open`] means holding the lock; no switch is under way in it.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,12 +11,15 @@ use crate::error::{Error, Result};
 use crate::fault::Faults;
 use crate::id::VersionId;
 use crate::progress::{Notice, Progress};
-use crate::version::STATE_DIR;
+use crate::version::{NodeSource, STATE_DIR};
 
 use super::disk::{Disk, Kind, own};
 use super::nodelog::NodeLog;
 use super::state::{self, Lock, State};
 use super::swap;
+
+// How the `FORMAT` of a store begins.
+const STORE_WORDS: &[u8] = b"floe store";
 
 /// How a replica is opened.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +46,7 @@ impl Replica {
     /// interrupted switch. Damaged state is told as a notice and then counts as not there.
     pub fn open(dir: &Path, options: &ReplicaOptions, progress: &dyn Progress) -> Result<Replica> {
         let disk = Disk::create(dir, options.faults.clone())?;
+        refuse_store(&disk)?;
         disk.mkdir(STATE_DIR)?;
         let lock = state::lock(&disk)?;
         if !state::check_format(&disk)? {
@@ -90,7 +96,7 @@ impl Replica {
     }
 
     /// Looks without touching anything: no directory is made, no lock taken, nothing recovered. An interrupted switch
-    /// is an error that says so.
+    /// is an error that says so, and so is damaged state: only [`Replica::open`] may put it aside.
     pub fn peek(dir: &Path) -> Result<Replica> {
         let none = |disk| Replica {
             dir: dir.to_owned(),
@@ -107,6 +113,7 @@ impl Replica {
             }
             Err(error) => return Err(error),
         };
+        refuse_store(&disk)?;
         if disk.kind(STATE_DIR)? != Some(Kind::Dir) {
             return Ok(none(Some(disk)));
         }
@@ -114,12 +121,15 @@ impl Replica {
         if state::journal_exists(&disk)? {
             return Err(switching(&disk));
         }
-        let state = match usable(state::read_state(&disk), &crate::progress::Silent)? {
-            Usable::Yes(state) => state,
-            Usable::Damaged => None,
-        };
+        let state = state::read_state(&disk)?;
         let nodes = NodeLog::peek(&disk, state.as_ref().map_or(0, |state| state.nodes_len))?;
-        let state = state.filter(|state| nodes.contains(&state.version.root()));
+        if let Some(state) = state.as_ref().filter(|state| !nodes.contains(&state.version.root())) {
+            return Err(Error::Damaged {
+                what: format!("version {}", state.version),
+                place: nodes.place(),
+                reason: "its root node is missing".into(),
+            });
+        }
         Ok(Replica { state, nodes, ..none(Some(disk)) })
     }
 
@@ -157,8 +167,9 @@ impl Replica {
         self.forgotten.store(false, Ordering::Release);
     }
 
-    /// The recorded version cannot be read: its nodes are dropped, so that they are fetched again.
-    pub(super) fn forget(&self, progress: &dyn Progress, why: &Error) -> Result<()> {
+    /// The recorded version cannot be read: its nodes are dropped, so that they are fetched again. From then on nothing
+    /// counts as recorded.
+    pub fn forget(&self, progress: &dyn Progress, why: &Error) -> Result<()> {
         self.forgotten.store(true, Ordering::Release);
         progress.notice(Notice::StateIgnored { what: format!("recorded version: {why}") });
         self.nodes.reset(self.writer().ok())
@@ -189,6 +200,23 @@ impl Replica {
             }),
         }
     }
+}
+
+// A store is no place for a replica: its own files would be in each other's way.
+fn refuse_store(disk: &Disk) -> Result<()> {
+    if disk.kind(STATE_DIR)?.is_some() {
+        return Ok(());
+    }
+    let mut words = [0; STORE_WORDS.len()];
+    let begins = |file: File| file.read_exact_at(&mut words, 0);
+    if disk.open_file("FORMAT").and_then(begins).is_err() || words != STORE_WORDS {
+        return Ok(());
+    }
+    Err(Error::Conflict {
+        what: "a replica".into(),
+        place: format!("`{}`", disk.path().display()),
+        reason: "this directory is a floe store".into(),
+    })
 }
 
 /// What an interrupted switch answers to those who cannot finish it.
