@@ -2,6 +2,8 @@
 
 mod disk;
 mod fill;
+mod implied;
+mod judge;
 mod nodelog;
 mod portable;
 mod reader;

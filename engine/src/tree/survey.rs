@@ -1,37 +1,38 @@
-//! How the tree on disk differs from what its state records. A file whose fingerprint proves that nobody touched it
-//! is not read; every other file is cut and hashed.
+//! How the tree on disk differs from what its state records. A recorded file whose fingerprint proves that nobody
+//! touched it is not read; every other recorded file is cut and hashed. A file that nobody recorded is read only when
+//! somebody asks what is in it.
+//!
+//! The table of fingerprints holds rows of recorded entries only, and only of those that were found as recorded. So
+//! with as many rows as the version has entries, all of them proven, nothing recorded is missing or changed.
 //!
 //! What the state records includes the directories above its entries: where something else stands in the place of
 //! such a directory, the drift says that a directory (0o755) was recorded there.
 
-use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::iter::Peekable;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use crate::content::Chunker;
 use crate::error::{Error, Result};
-use crate::flow::{Flow, ordered};
-use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
-use crate::limits::IN_FLIGHT_BYTES_MAX;
-use crate::progress::{Notice, Phase, Progress, check};
-use crate::version::{Change, ChunkListBuilder, Entry, EntryKind, Manifest, NodeSink, NodeSource, RelPath};
+use crate::id::{NodeId, VersionId};
+use crate::progress::{Notice, Phase, Progress};
+use crate::version::{Change, Entry, Manifest, NodeSource, RelPath};
 
 use super::disk::own;
+use super::implied::Implied;
+use super::judge::{Look, Nodes, Outcome, Reading, Task};
 use super::nodelog::NodeLog;
 use super::replica::Replica;
-use super::scan::{Found, FoundKind, ScanOptions, SourceTree};
+use super::scan::{Found, ScanOptions, SourceTree};
 use super::stat::{Fingerprint, StatTable};
 
 /// The context of a replica's table: nothing beside the version decides about it.
 pub(super) const CONTEXT: [u8; 32] = [0; 32];
 /// The mode of a directory that is no entry of its own.
 pub(super) const DIR_MODE: u16 = 0o755;
-
-const BATCH_PATHS_MAX: usize = 256;
-const BATCH_BYTES_MAX: u64 = 1 << 20;
 
 /// How the tree is compared with its state.
 #[derive(Debug, Clone)]
@@ -45,25 +46,18 @@ pub struct SurveyOptions {
 /// How the tree differs from the version its state records.
 #[derive(Debug)]
 pub struct Survey {
-    /// In path order: `have` is what the state says, `want` what is on disk. Files nobody recorded are here too.
+    /// In path order: `have` is what the state says, `want` what is on disk. Files nobody recorded are here too. A file
+    /// whose content is not known, because it was not read or could not be, has a length and no chunks; so it equals
+    /// no entry of a version.
     pub drift: Vec<Change>,
     /// Files whose content had to be read.
     pub files_read: u64,
-    /// Paths that no version can hold, or that cannot be read and nobody recorded. They are left alone.
+    /// Paths that no version can hold, and directories nobody recorded that cannot be listed. They are left alone.
     pub unpublishable: u64,
+    // Files in `drift` that nobody recorded and nobody read.
+    unread: Vec<Found>,
     pub(super) nodes: Nodes,
     pub(super) seen: Arc<Seen>,
-}
-
-/// Nodes in memory.
-#[derive(Debug, Default)]
-pub(super) struct Nodes(HashMap<NodeId, Vec<u8>>);
-
-impl NodeSink for Nodes {
-    fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
-        self.0.insert(id, bytes);
-        Ok(())
-    }
 }
 
 /// Every path on disk, as the survey saw it.
@@ -84,6 +78,44 @@ impl Survey {
     /// Nodes of files on disk whose chunk lists are nowhere else, then the replica's log.
     pub fn nodes<'a>(&'a self, replica: &'a Replica) -> Box<dyn NodeSource + 'a> {
         Box::new(self.over(replica.nodes()))
+    }
+
+    /// The files that nobody recorded and that were not read, in path order.
+    pub fn unread(&self) -> impl ExactSizeIterator<Item = &RelPath> {
+        self.unread.iter().map(|found| &found.path)
+    }
+
+    /// Reads those of the unread files for which `wanted` is true, so that the drift tells what is in them. One that
+    /// keeps changing is [`Error::Changed`]; one that may not be read stays as it is.
+    pub fn read(
+        &mut self,
+        replica: &Replica,
+        wanted: &dyn Fn(&RelPath) -> bool,
+        threads: NonZeroUsize,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        let (asked, unread) =
+            std::mem::take(&mut self.unread).into_iter().partition(|found| wanted(&found.path));
+        self.unread = unread;
+        let asked: Vec<Found> = asked;
+        if asked.is_empty() {
+            return Ok(());
+        }
+        progress.phase(Phase::Verify, None);
+        let tree = SourceTree::open(replica.dir())?;
+        let reading = Reading { replica, tree: &tree, threads, progress, buffers: Mutex::default() };
+        let mut tasks = asked.iter().map(|found| Ok(Task::unrecorded(found, Look::Must)));
+        let outcome = reading.run(&mut tasks)?;
+        let mut read = outcome.drift.into_iter().peekable();
+        for change in &mut self.drift {
+            if let Some(read) = read.next_if(|read| read.path == change.path) {
+                change.want = read.want;
+            }
+        }
+        self.drift.retain(|change| change.have != change.want);
+        self.files_read += outcome.files_read;
+        self.nodes.0.extend(outcome.nodes.0);
+        Ok(())
     }
 
     pub(super) fn over<'a>(&'a self, log: &'a NodeLog) -> Overlay<'a> {
@@ -118,14 +150,25 @@ impl NodeSource for Overlay<'_> {
 }
 
 impl Replica {
+    /// The same as [`Replica::survey`], but damage in the recorded version's nodes is an error that blames the log.
+    pub fn try_survey(&self, options: &SurveyOptions, progress: &dyn Progress) -> Result<Survey> {
+        self.survey_as(options, false, progress)
+    }
+
     /// Compares disk with state. Files with a proven fingerprint are not read. When the recorded version turns out to
-    /// be unreadable it is forgotten (a notice says so) and everything on disk is drift; `rehash` always reads it.
+    /// be unreadable it is forgotten (a notice says so) and everything on disk is drift; in a replica opened only to
+    /// look that is an error. `rehash` always reads it.
     pub fn survey(&self, options: &SurveyOptions, progress: &dyn Progress) -> Result<Survey> {
+        self.survey_as(options, self.writer().is_ok(), progress)
+    }
+
+    fn survey_as(&self, options: &SurveyOptions, forget: bool, progress: &dyn Progress) -> Result<Survey> {
         if self.disk().is_none() {
             return Ok(Survey {
                 drift: Vec::new(),
                 files_read: 0,
                 unpublishable: 0,
+                unread: Vec::new(),
                 nodes: Nodes::default(),
                 seen: Arc::default(),
             });
@@ -144,19 +187,22 @@ impl Replica {
         )?;
         let table = if options.rehash { None } else { self.table(progress)? };
         let mut compare = Compare {
-            replica: self,
-            tree: &tree,
+            reading: Reading {
+                replica: self,
+                tree: &tree,
+                threads: options.threads,
+                progress,
+                buffers: Mutex::default(),
+            },
             found: &scan.found,
+            closed: &scan.closed,
             table: table.as_ref(),
-            threads: options.threads,
-            progress,
-            buffers: Mutex::new(Vec::new()),
             implied: Implied::default(),
             outcome: Outcome::default(),
         };
         if !compare.all_proven() {
             progress.phase(Phase::Verify, None);
-            compare.run()?;
+            compare.run(forget)?;
         }
         let Compare { mut implied, mut outcome, .. } = compare;
         for path in &scan.unpublishable {
@@ -170,13 +216,12 @@ impl Replica {
         let survey = Survey {
             drift: outcome.drift,
             files_read: outcome.files_read,
-            unpublishable: scan.unpublishable.len() as u64 + outcome.unreadable,
+            unpublishable: scan.unpublishable.len() as u64,
+            unread: outcome.unread,
             nodes: outcome.nodes,
             seen: Arc::new(seen),
         };
-        if table.is_none() || survey.files_read > 0 {
-            self.remember(&survey, progress);
-        }
+        self.remember(&survey, &implied, table.as_ref(), progress);
         Ok(survey)
     }
 
@@ -185,7 +230,12 @@ impl Replica {
         let Some(version) = self.version() else { return Ok(None) };
         match StatTable::load(&self.dir().join(own("stats"))) {
             Ok(table) => Ok(table.filter(|table| table.version == version && table.context == CONTEXT)),
-            Err(error @ (Error::Malformed { .. } | Error::Limit { .. } | Error::UnsafePath { .. })) => {
+            Err(
+                error @ (Error::Malformed { .. }
+                | Error::Limit { .. }
+                | Error::UnsafePath { .. }
+                | Error::TooNew { .. }),
+            ) => {
                 progress.notice(Notice::StateIgnored { what: error.to_string() });
                 Ok(None)
             }
@@ -193,22 +243,27 @@ impl Replica {
         }
     }
 
-    // Keeps the fingerprints of what was found to be as recorded. Losing them costs only time.
-    fn remember(&self, survey: &Survey, progress: &dyn Progress) {
+    // Keeps the fingerprints of what was found to be as recorded, if more is known than `table` says. Losing them costs
+    // only time.
+    fn remember(
+        &self,
+        survey: &Survey,
+        implied: &Implied,
+        table: Option<&StatTable>,
+        progress: &dyn Progress,
+    ) {
         let (Some(version), Ok(disk)) = (self.version(), self.writer()) else { return };
         let mut drift = survey.drift.iter().map(|change| &change.path).peekable();
-        let clean = |path: &RelPath| {
+        let mut clean = |path: &RelPath| {
             while drift.next_if(|drifted| *drifted < path).is_some() {}
-            drift.peek() != Some(&path)
+            drift.peek() != Some(&path) && !implied.is_unrecorded(path)
         };
-        let rows = survey.seen.rows.iter().cloned();
-        let mut clean = clean;
-        let table = StatTable {
-            version,
-            context: CONTEXT,
-            started_unix_ns: survey.seen.started_unix_ns,
-            rows: rows.filter(|(path, _)| clean(path)).collect(),
-        };
+        let rows: Vec<_> = survey.seen.rows.iter().filter(|(path, _)| clean(path)).cloned().collect();
+        if survey.files_read == 0 && table.is_some_and(|table| table.rows.len() == rows.len()) {
+            return;
+        }
+        let started_unix_ns = survey.seen.started_unix_ns;
+        let table = StatTable { version, context: CONTEXT, started_unix_ns, rows };
         if let Err(error) = table.save(&self.dir().join(own("stats")), disk.faults()) {
             progress.notice(Notice::StateIgnored { what: error.to_string() });
         }
@@ -216,45 +271,52 @@ impl Replica {
 }
 
 struct Compare<'a> {
-    replica: &'a Replica,
-    tree: &'a SourceTree,
+    reading: Reading<'a>,
     found: &'a [Found],
+    closed: &'a [RelPath],
     table: Option<&'a StatTable>,
-    threads: NonZeroUsize,
-    progress: &'a dyn Progress,
-    buffers: Mutex<Vec<Vec<u8>>>,
     implied: Implied,
     outcome: Outcome,
 }
 
-#[derive(Default)]
-struct Outcome {
-    drift: Vec<Change>,
-    files_read: u64,
-    unreadable: u64,
-    nodes: Nodes,
-}
-
-// One path: what was found there, what is recorded, and whether its fingerprint proves that they are equal.
-struct Task<'a> {
-    found: Option<&'a Found>,
-    have: Option<Entry>,
-    proven: bool,
-}
-
 impl Compare<'_> {
-    // The way of a replica that nobody touched: not one node is read.
-    fn all_proven(&self) -> bool {
-        self.table.is_some_and(|table| table.is_unchanged(self.found))
+    // The way of a replica that nobody touched: of its nodes only the root is read, for the number of entries. The rows
+    // are then its entries, and whatever else was found is nobody's.
+    fn all_proven(&mut self) -> bool {
+        let (Some(table), replica) = (self.table, self.reading.replica) else { return false };
+        let recorded =
+            Manifest::open(replica.nodes(), table.version).map(|manifest| manifest.totals().entries);
+        if recorded.ok() != Some(table.rows.len() as u64) {
+            return false;
+        }
+        let mut implied = Implied::of_recorded();
+        let mut outcome = Outcome::default();
+        let mut rows = table.rows.iter().peekable();
+        for found in self.found {
+            match rows.next_if(|(path, _)| *path <= found.path) {
+                Some((path, stat)) if *path == found.path && *stat == found.stat && table.proves(stat) => {
+                    implied.both(path);
+                }
+                Some(_) => return false,
+                None => {
+                    implied.only_found(&found.path);
+                    outcome.leave(found);
+                }
+            }
+        }
+        if rows.next().is_some() {
+            return false;
+        }
+        (self.implied, self.outcome) = (implied, outcome);
+        true
     }
 
-    fn run(&mut self) -> Result<()> {
+    fn run(&mut self, forget: bool) -> Result<()> {
         let unreadable = AtomicBool::new(false);
-        match self.against(self.replica.version(), &unreadable) {
-            Err(error) if unreadable.load(Ordering::Acquire) => {
-                self.replica.forget(self.progress, &error)?;
-                self.implied = Implied::default();
-                self.outcome = Outcome::default();
+        let Reading { replica, progress, .. } = self.reading;
+        match self.against(replica.version(), &unreadable) {
+            Err(error) if unreadable.load(Ordering::Acquire) && forget => {
+                replica.forget(progress, &error)?;
                 self.table = None;
                 self.against(None, &unreadable)
             }
@@ -267,94 +329,26 @@ impl Compare<'_> {
             unreadable.fetch_or(!matches!(error, Error::Cancelled), Ordering::AcqRel);
         };
         let manifest = version
-            .map(|version| Manifest::open(self.replica.nodes(), version).inspect_err(mark))
+            .map(|version| Manifest::open(self.reading.replica.nodes(), version).inspect_err(mark))
             .transpose()?;
         let recorded =
             manifest.iter().flat_map(|manifest| manifest.entries()).map(|entry| entry.inspect_err(mark));
-        let mut implied = Implied { any_recorded: manifest.is_some(), ..Implied::default() };
-        let mut outcome = Outcome::default();
+        let mut implied = if manifest.is_some() { Implied::of_recorded() } else { Implied::default() };
         let mut merge = Merge {
             found: self.found.iter().peekable(),
             recorded: recorded.peekable(),
             rows: self.table.map_or(&[][..], |table| &table.rows).iter().peekable(),
             table: self.table,
+            closed: self.closed,
+            dir: self.reading.replica.dir(),
+            // With nothing recorded, whatever lies here may be what is wanted, or hold parts of it.
+            unrecorded: if manifest.is_some() { Look::Later } else { Look::May },
             implied: &mut implied,
         };
-        let batches = std::iter::from_fn(|| merge.next_batch().transpose());
-        let this = &*self;
-        let flow = Flow { threads: this.threads, weight_max: IN_FLIGHT_BYTES_MAX };
-        let judge = |batch: Vec<Task<'_>>| {
-            let mut judged = Outcome::default();
-            batch.into_iter().try_for_each(|task| this.judge(task, &mut judged)).map(|()| judged)
-        };
-        let result = ordered(flow, batches, judge, |judged| {
-            outcome.drift.extend(judged.drift);
-            outcome.nodes.0.extend(judged.nodes.0);
-            outcome.files_read += judged.files_read;
-            outcome.unreadable += judged.unreadable;
-            Ok(())
-        });
+        let mut tasks = std::iter::from_fn(|| merge.next_task().transpose());
+        self.outcome = self.reading.run(&mut tasks)?;
         self.implied = implied;
-        self.outcome = outcome;
-        result
-    }
-
-    fn judge(&self, task: Task<'_>, outcome: &mut Outcome) -> Result<()> {
-        check(self.progress)?;
-        let Task { found, have, proven } = task;
-        let Some(found) = found else {
-            let gone = have.map(|have| Change { path: have.path.clone(), have: Some(have), want: None });
-            outcome.drift.extend(gone);
-            return Ok(());
-        };
-        if proven && have.is_some() {
-            return Ok(());
-        }
-        let mut nodes = Nodes::default();
-        let kind = match &found.kind {
-            FoundKind::Dir { mode } => EntryKind::Dir { mode: *mode },
-            FoundKind::Symlink { target } => EntryKind::Symlink { target: target.clone() },
-            FoundKind::File { mode, .. } => match self.read(found, *mode, &mut nodes) {
-                Ok(kind) => {
-                    outcome.files_read += 1;
-                    kind
-                }
-                Err(Error::Io { source, .. })
-                    if have.is_none() && source.kind() == std::io::ErrorKind::PermissionDenied =>
-                {
-                    outcome.unreadable += 1;
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
-            },
-        };
-        let want = Some(Entry { path: found.path.clone(), kind });
-        if have != want {
-            outcome.nodes.0.extend(nodes.0);
-            outcome.drift.push(Change { path: found.path.clone(), have, want });
-        }
         Ok(())
-    }
-
-    fn read(&self, found: &Found, mode: u16, nodes: &mut Nodes) -> Result<EntryKind> {
-        let path = || self.tree_path(&found.path);
-        let buffer = self.buffers.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let mut chunks = ChunkListBuilder::new(nodes);
-        let mut chunker = Chunker::with_buffer(self.tree.read(found)?, buffer);
-        while let Some(bytes) = chunker.next_chunk().map_err(|error| Error::io("read", path(), error))? {
-            chunks.push(ChunkRef { id: ChunkId::of(bytes), len: bytes.len() as u32 })?;
-            self.progress.advance(bytes.len() as u64);
-            check(self.progress)?;
-        }
-        let (reader, buffer) = chunker.into_parts();
-        reader.finish()?;
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
-        let (content, len) = chunks.finish()?;
-        Ok(EntryKind::File { mode, len, content })
-    }
-
-    fn tree_path(&self, path: &RelPath) -> std::path::PathBuf {
-        self.replica.dir().join(path.as_str())
     }
 }
 
@@ -364,25 +358,13 @@ struct Merge<'a, 'i, I: Iterator<Item = Result<Entry>>> {
     recorded: Peekable<I>,
     rows: Peekable<slice::Iter<'a, (RelPath, Fingerprint)>>,
     table: Option<&'a StatTable>,
+    closed: &'a [RelPath],
+    dir: &'a Path,
+    unrecorded: Look,
     implied: &'i mut Implied,
 }
 
 impl<'a, I: Iterator<Item = Result<Entry>>> Merge<'a, '_, I> {
-    // Many small files are one piece of work.
-    fn next_batch(&mut self) -> Result<Option<(Vec<Task<'a>>, u64)>> {
-        let (mut batch, mut weight) = (Vec::new(), 0);
-        while batch.len() < BATCH_PATHS_MAX && weight < BATCH_BYTES_MAX {
-            let Some(task) = self.next_task()? else { break };
-            weight += match task.found {
-                Some(Found { kind: FoundKind::File { len, .. }, .. }) if !task.proven => *len,
-                _ => 1,
-            };
-            batch.push(task);
-        }
-        // A file passes through a buffer of this size, however long it is.
-        Ok((!batch.is_empty()).then_some((batch, weight.min(BATCH_BYTES_MAX))))
-    }
-
     fn next_task(&mut self) -> Result<Option<Task<'a>>> {
         let order = match (self.found.peek(), self.recorded.peek()) {
             (None, None) => return Ok(None),
@@ -392,9 +374,38 @@ impl<'a, I: Iterator<Item = Result<Entry>>> Merge<'a, '_, I> {
         };
         let found = if order.is_le() { self.found.next() } else { None };
         let have = if order.is_ge() { self.recorded.next() } else { None }.transpose()?;
-        self.implied.see(found, have.as_ref());
-        let proven = found.is_some_and(|found| self.proven(found));
-        Ok(Some(Task { found, have, proven }))
+        let look = match (found, &have) {
+            (Some(found), Some(_)) => {
+                self.implied.both(&found.path);
+                if self.proven(found) { Look::Proven } else { Look::Must }
+            }
+            (Some(found), None) => {
+                self.implied.only_found(&found.path);
+                self.unrecorded
+            }
+            (None, Some(have)) => {
+                self.check_open(&have.path)?;
+                self.implied.only_recorded(have);
+                Look::Must
+            }
+            (None, None) => Look::Must,
+        };
+        Ok(Some(Task { found, have, look }))
+    }
+
+    // What is recorded in a directory that cannot be listed is neither there nor gone.
+    fn check_open(&self, path: &RelPath) -> Result<()> {
+        let covers = |closed: &&RelPath| {
+            path.as_str()
+                .strip_prefix(closed.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        };
+        match self.closed.iter().find(covers) {
+            Some(closed) => {
+                Err(Error::io("list", self.dir.join(closed.as_str()), ErrorKind::PermissionDenied.into()))
+            }
+            None => Ok(()),
+        }
     }
 
     fn proven(&mut self, found: &Found) -> bool {
@@ -404,69 +415,4 @@ impl<'a, I: Iterator<Item = Result<Entry>>> Merge<'a, '_, I> {
             .peek()
             .is_some_and(|(path, row)| *path == found.path && *row == found.stat && table.proves(row))
     }
-}
-
-// Directories that are recorded or on disk only through what lies below them. Path order puts them first.
-#[derive(Default)]
-struct Implied {
-    // False without a recorded version: then nothing can be implied.
-    any_recorded: bool,
-    // Found, not recorded; and of these, the ones that a recorded path makes a directory.
-    unrecorded: HashSet<RelPath>,
-    recorded_dirs: HashSet<RelPath>,
-    // Recorded as directories, not found as entries; and of these, the ones that are there all the same.
-    missing: HashSet<RelPath>,
-    there: HashSet<RelPath>,
-}
-
-impl Implied {
-    fn see(&mut self, found: Option<&Found>, have: Option<&Entry>) {
-        if !self.any_recorded {
-            return;
-        }
-        if let Some(have) = have {
-            for above in ancestors_in(&self.unrecorded, have.path.as_str()) {
-                self.recorded_dirs.insert(above);
-            }
-        }
-        match (found, have) {
-            (Some(found), None) => {
-                self.holds(found.path.as_str());
-                self.unrecorded.insert(found.path.clone());
-            }
-            (Some(found), Some(_)) => self.holds(found.path.as_str()),
-            (None, Some(Entry { path, kind: EntryKind::Dir { .. } })) => {
-                self.missing.insert(path.clone());
-            }
-            _ => {}
-        }
-    }
-
-    // Something is at `path`: so the directories above it are there.
-    fn holds(&mut self, path: &str) {
-        for above in ancestors_in(&self.missing, path) {
-            self.there.insert(above);
-        }
-    }
-
-    fn settle(&self, drift: &mut Vec<Change>) {
-        drift.retain_mut(|change| {
-            let dir = |mode| Some(Entry { path: change.path.clone(), kind: EntryKind::Dir { mode } });
-            if change.have.is_none() && self.recorded_dirs.contains(&change.path) {
-                change.have = dir(DIR_MODE);
-            }
-            if change.want.is_none() && self.there.contains(&change.path) {
-                change.want = dir(DIR_MODE);
-            }
-            change.have != change.want
-        });
-    }
-}
-
-fn ancestors_in(set: &HashSet<RelPath>, path: &str) -> Vec<RelPath> {
-    if set.is_empty() {
-        return Vec::new();
-    }
-    let above = path.match_indices('/').filter_map(|(at, _)| RelPath::parse(&path[..at]).ok());
-    above.filter(|above| set.contains(above)).collect()
 }
