@@ -1,12 +1,16 @@
 //! What has to change, what is foreign, what is protected: the rules about whose a file is.
 
+use std::collections::HashSet;
+
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
-use super::SyncOptions;
 use crate::error::{Error, Result};
 use crate::id::VersionId;
+use crate::progress::Progress;
 use crate::tree::{Replica, Survey};
 use crate::version::{Change, Entry, EntryKind, Manifest, NodeSource, RelPath, diff};
+
+use super::SyncOptions;
 
 /// What has to change, in path order, and what is left alone.
 pub(super) struct Wanted {
@@ -20,6 +24,37 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
+    /// Reads those of the files that nobody recorded and nobody read which `want` has something for: whether that is
+    /// there already is to be known before anything is planned. With nothing recorded all were read, but for those that
+    /// did not stand still.
+    pub fn read_claimed(
+        replica: &Replica,
+        want_nodes: &dyn NodeSource,
+        want: VersionId,
+        survey: &mut Survey,
+        options: &SyncOptions,
+        progress: &dyn Progress,
+    ) -> Result<()> {
+        if survey.unread().len() == 0 || replica.version() == Some(want) {
+            return Ok(());
+        }
+        let want = Manifest::open(want_nodes, want)?;
+        let mut claimed = HashSet::new();
+        if let Some(from) = replica.version() {
+            let mut unread = survey.unread().peekable();
+            diff(&Manifest::open(replica.nodes(), from)?, &want, &mut |change| {
+                while unread.next_if(|path| **path < change.path).is_some() {}
+                claimed.extend(unread.next_if(|path| **path == change.path).cloned());
+                Ok(())
+            })?;
+        } else {
+            for path in survey.unread() {
+                claimed.extend(want.get(path)?.map(|entry| entry.path));
+            }
+        }
+        survey.read(replica, &|path| claimed.contains(path), options.threads, progress)
+    }
+
     /// Joins two lists in path order: how the versions differ, and how the disk differs from the recorded version.
     pub fn find(
         have_nodes: &dyn NodeSource,

@@ -20,20 +20,32 @@ pub(super) fn copy_nodes(
     (root, bytes): (NodeId, Vec<u8>),
     put: &mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
 ) -> Result<()> {
-    let mut copy = Copy { source, here, put, seen: HashSet::new() };
-    if copy.lacking(&[root])?.is_empty() {
+    let mut copy = Copy { source, here, put, seen: HashSet::new(), deep: false };
+    if copy.lacking(&[root])?.0.is_empty() {
         return Ok(());
     }
     let children = Node::open(root, &bytes, &source.place())?.children();
     copy.settle(vec![Fetched { id: root, bytes, children }], 0)
 }
 
+/// Brings every node at or below `root` that `here` lacks or has damaged, wherever that is.
+pub(super) fn mend_nodes(
+    source: &dyn NodeSource,
+    here: &dyn NodeSource,
+    root: NodeId,
+    put: &mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
+) -> Result<()> {
+    Copy { source, here, put, seen: HashSet::new(), deep: true }.below(&[root], 0)
+}
+
 struct Copy<'a> {
     source: &'a dyn NodeSource,
     here: &'a dyn NodeSource,
     put: &'a mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
-    // Put already.
+    // Put already, or found to be here.
     seen: HashSet<NodeId>,
+    // Look below what is here too.
+    deep: bool,
 }
 
 struct Fetched {
@@ -49,29 +61,34 @@ impl Copy<'_> {
             return Err(Error::Limit { what, actual: depth as u64, max: DEPTH_MAX as u64 });
         }
         for ids in ids.chunks(NODES_PER_READ) {
-            let lacking = self.lacking(ids)?;
+            let (lacking, below) = self.lacking(ids)?;
+            if self.deep {
+                self.below(&below, depth + 1)?;
+            }
             let fetched = self.fetch(&lacking)?;
             self.settle(fetched, depth)?;
         }
         Ok(())
     }
 
-    // Those of `ids` that are not here, each once.
-    fn lacking(&self, ids: &[NodeId]) -> Result<Vec<NodeId>> {
+    // Those of `ids` that are not here, each once, and the children of those that are.
+    fn lacking(&mut self, ids: &[NodeId]) -> Result<(Vec<NodeId>, Vec<NodeId>)> {
         let mut lacking: Vec<_> = ids.iter().copied().filter(|id| !self.seen.contains(id)).collect();
         lacking.sort_unstable();
         lacking.dedup();
-        let mut here = vec![false; lacking.len()];
-        let place = self.here.place();
+        let mut below = Vec::new();
+        let (place, seen, deep) = (self.here.place(), &mut self.seen, self.deep);
         self.here.read_nodes(&lacking, &mut |index, bytes| {
-            if let (Some(flag), Some(id), Some(bytes)) = (here.get_mut(index), lacking.get(index), bytes) {
-                *flag = Node::open(*id, &bytes, &place).is_ok();
+            if let (Some(id), Some(bytes)) = (lacking.get(index), bytes)
+                && let Ok(node) = Node::open(*id, &bytes, &place)
+            {
+                seen.insert(*id);
+                below.extend(deep.then(|| node.children()).into_iter().flatten());
             }
             Ok(())
         })?;
-        let mut here = here.into_iter();
-        lacking.retain(|_| !here.next().unwrap_or(false));
-        Ok(lacking)
+        lacking.retain(|id| !self.seen.contains(id));
+        Ok((lacking, below))
     }
 
     fn fetch(&self, ids: &[NodeId]) -> Result<Vec<Fetched>> {

@@ -7,7 +7,7 @@ use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use crate::content::CutParams;
-use crate::error::{At, Error, Result};
+use crate::error::{At, Result};
 use crate::flow::{Flow, ordered};
 use crate::id::{NodeId, VersionId};
 use crate::progress::{Notice, Phase, Progress, check};
@@ -241,7 +241,6 @@ impl Memory {
         let path = options.fingerprints.as_ref().map(|folder| folder.join(name.as_str()));
         let table = match path.as_deref().map(StatTable::load).transpose() {
             Ok(table) => table.flatten(),
-            Err(error @ Error::TooNew { .. }) => return Err(error),
             Err(error) => {
                 progress.notice(Notice::StateIgnored { what: error.to_string() });
                 None

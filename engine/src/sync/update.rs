@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::id::VersionId;
 use crate::progress::{Notice, Phase, Progress};
 use crate::store::Source;
 use crate::tree::{Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
@@ -12,7 +13,7 @@ use crate::version::Plan;
 
 use super::changes::{Protect, Wanted};
 use super::cost::Cost;
-use super::nodes::{Overlay, copy_nodes};
+use super::nodes::{Overlay, copy_nodes, mend_nodes};
 use super::query::resolve_root;
 use super::wire::{Counted, Door};
 use super::{Planned, SyncOptions, Synced, Target};
@@ -49,45 +50,88 @@ pub(super) fn sync_open(
     let counted = Counted::new(source);
     let (want, root) = resolve_root(&counted, target)?;
     let protect = Protect::new(&options.protect)?;
-    let survey = survey(&replica, options, progress)?;
-    // After the survey: one that cannot read the recorded nodes forgets the version.
-    let from = replica.version();
-
-    progress.phase(Phase::Plan, None);
-    let mut stage = Stage::begin(&mut replica, want)?;
-    let mut put = |id, bytes| stage.put_node(id, bytes);
-    copy_nodes(&counted, stage.replica().nodes(), (want.root(), root), &mut put)?;
-    let wanted = {
-        let nodes = stage.replica().nodes();
-        Wanted::find(nodes, nodes, from, want, &survey, options, &protect)?
-    };
-    wanted.refuse_collisions(stage.replica())?;
-    let plan = Plan::from_changes(wanted.changes);
-    let unchanged = plan.steps.is_empty() && from == Some(want);
-    let totals = plan.totals();
-    let mut staged = Staged::default();
-    if !plan.steps.is_empty() {
-        let door = Door { source: &counted, progress };
-        let stage_options =
-            StageOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
-        staged = stage.fill(&plan, &survey, &door, &stage_options, progress)?;
+    let job = Job { source: &counted, want, root: &root, name, protect: &protect, options, progress };
+    match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress)) {
+        Err(error) if replica.nodes().is_blamed(&error) => {
+            job.mend(&mut replica, &error)?;
+            job.run(&mut replica, &|replica| survey(replica, Replica::survey, options, progress))
+        }
+        done => done,
     }
-    stage.commit(&plan, &survey, name, &options.protect, progress)?;
-    Ok(Synced {
-        version: want,
-        from,
-        bytes_fetched: counted.bytes(),
-        chunks_fetched: counted.chunks(),
-        bytes_reused: staged.bytes_reused,
-        bytes_written: staged.bytes_written,
-        requests: counted.requests(),
-        files_changed: totals.files_changed,
-        files_moved: totals.files_moved,
-        files_removed: totals.files_removed,
-        files_foreign: wanted.foreign,
-        files_protected: wanted.protected,
-        unchanged,
-    })
+}
+
+struct Job<'a> {
+    source: &'a Counted<'a>,
+    want: VersionId,
+    // The bytes of its root node.
+    root: &'a [u8],
+    name: Option<&'a str>,
+    protect: &'a Protect,
+    options: &'a SyncOptions,
+    progress: &'a dyn Progress,
+}
+
+impl Job<'_> {
+    // The replica's own nodes are damaged: they are fetched again. If those of the recorded version cannot be had, it
+    // is forgotten.
+    fn mend(&self, replica: &mut Replica, error: &Error) -> Result<()> {
+        if let Some(version) = replica.version() {
+            let stage = Stage::begin(replica, version)?;
+            let mut put = |id, bytes| stage.put_node(id, bytes);
+            let mended = mend_nodes(self.source, stage.replica().nodes(), version.root(), &mut put);
+            if mended.is_err() {
+                return replica.forget(self.progress, error);
+            }
+        }
+        self.progress.notice(Notice::StateIgnored { what: error.to_string() });
+        let stage = Stage::begin(replica, self.want)?;
+        let mut put = |id, bytes| stage.put_node(id, bytes);
+        mend_nodes(self.source, stage.replica().nodes(), self.want.root(), &mut put)
+    }
+
+    fn run(&self, replica: &mut Replica, survey: &dyn Fn(&Replica) -> Result<Survey>) -> Result<Synced> {
+        let Job { source: counted, want, root, name, protect, options, progress } = *self;
+        let mut survey = survey(replica)?;
+        // After the survey: one that cannot read the recorded nodes forgets the version.
+        let from = replica.version();
+
+        progress.phase(Phase::Plan, None);
+        let mut stage = Stage::begin(replica, want)?;
+        let mut put = |id, bytes| stage.put_node(id, bytes);
+        copy_nodes(counted, stage.replica().nodes(), (want.root(), root.to_vec()), &mut put)?;
+        Wanted::read_claimed(stage.replica(), stage.replica().nodes(), want, &mut survey, options, progress)?;
+        let wanted = {
+            let nodes = stage.replica().nodes();
+            Wanted::find(nodes, nodes, from, want, &survey, options, protect)?
+        };
+        wanted.refuse_collisions(stage.replica())?;
+        let plan = Plan::from_changes(wanted.changes);
+        let unchanged = plan.steps.is_empty() && from == Some(want);
+        let totals = plan.totals();
+        let mut staged = Staged::default();
+        if !plan.steps.is_empty() {
+            let door = Door { source: counted, progress };
+            let stage_options =
+                StageOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
+            staged = stage.fill(&plan, &survey, &door, &stage_options, progress)?;
+        }
+        stage.commit(&plan, &survey, name, &options.protect, progress)?;
+        Ok(Synced {
+            version: want,
+            from,
+            bytes_fetched: counted.bytes(),
+            chunks_fetched: counted.chunks(),
+            bytes_reused: staged.bytes_reused,
+            bytes_written: staged.bytes_written,
+            requests: counted.requests(),
+            files_changed: totals.files_changed,
+            files_moved: totals.files_moved,
+            files_removed: totals.files_removed,
+            files_foreign: wanted.foreign + survey.unpublishable,
+            files_protected: wanted.protected,
+            unchanged,
+        })
+    }
 }
 
 /// What [`sync`] would do; touches nothing.
@@ -102,7 +146,7 @@ pub fn plan(
     let (want, root) = resolve_root(&counted, target)?;
     let protect = Protect::new(&options.protect)?;
     let replica = Replica::peek(dir)?;
-    let survey = survey(&replica, options, progress)?;
+    let mut survey = survey(&replica, Replica::survey, options, progress)?;
     let from = replica.version();
 
     progress.phase(Phase::Plan, None);
@@ -113,6 +157,7 @@ pub fn plan(
     };
     copy_nodes(&counted, replica.nodes(), (want.root(), root), &mut put)?;
     let nodes = Overlay { fetched, below: replica.nodes() };
+    Wanted::read_claimed(&replica, &nodes, want, &mut survey, options, progress)?;
     let wanted = Wanted::find(replica.nodes(), &nodes, from, want, &survey, options, &protect)?;
     wanted.refuse_collisions(&replica)?;
     let plan = Plan::from_changes(wanted.changes);
@@ -134,10 +179,15 @@ pub fn plan(
     })
 }
 
-fn survey(replica: &Replica, options: &SyncOptions, progress: &dyn Progress) -> Result<Survey> {
+fn survey(
+    replica: &Replica,
+    how: fn(&Replica, &SurveyOptions, &dyn Progress) -> Result<Survey>,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Survey> {
     progress.phase(Phase::Scan, None);
     let survey_options = SurveyOptions { rehash: options.rehash, threads: options.threads };
-    let survey = replica.survey(&survey_options, progress)?;
+    let survey = how(replica, &survey_options, progress)?;
     if replica.version().is_some() {
         for change in survey.drift.iter().filter(|change| change.have.is_some()) {
             progress.notice(Notice::LocallyModified { path: change.path.to_string() });

@@ -9,7 +9,7 @@ use crate::sync::changes::Protect;
 use crate::sync::update::sync_open;
 use crate::sync::{Damage, SyncOptions, Synced, Target, Verified, VerifyOptions};
 use crate::tree::{Replica, ReplicaOptions, SurveyOptions};
-use crate::version::{Entry, EntryKind, Manifest};
+use crate::version::{Content, Entry, EntryKind, Manifest};
 
 /// Re-hashes a replica against the version its state records: every file is read.
 pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progress) -> Result<Verified> {
@@ -26,6 +26,7 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
         files: totals.files,
         bytes: totals.bytes,
         chunks: totals.chunks,
+        files_foreign: survey.unpublishable,
         ..Verified::default()
     };
     for change in &survey.drift {
@@ -48,6 +49,7 @@ fn difference(have: &Entry, want: &Entry) -> &'static str {
     match (&have.kind, &want.kind) {
         (EntryKind::File { len, content, .. }, EntryKind::File { len: len2, content: content2, .. }) => {
             match (len == len2, content == content2) {
+                (true, false) if *content2 == Content::Inline(Vec::new()) => "cannot be read",
                 (false, _) => "has another length",
                 (true, false) => "has other content",
                 (true, true) => "has another mode",
