@@ -7,6 +7,7 @@ mod hostile;
 mod meddle;
 mod prune;
 mod repair;
+mod seen;
 mod whole;
 #[allow(dead_code)]
 #[path = "../world/mod.rs"]
