@@ -205,7 +205,7 @@ fn frame_lengths(store: &dyn Store) -> Result<()> {
 fn small_chunks(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..10_000).map(|n| chunk(n, 1 + n as usize % 300)).collect();
     for batch in chunks.chunks(700) {
-        store.put_chunks(&batch)?;
+        store.put_chunks(batch)?;
     }
     let want = refs(&chunks);
     assert!(here(store, &want)?.iter().all(|here| *here));
@@ -219,7 +219,7 @@ fn small_chunks(store: &dyn Store) -> Result<()> {
 fn long_chunks(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..300).map(|n| chunk(n, CHUNK_LEN_MAX as usize)).collect();
     for batch in chunks.chunks(50) {
-        store.put_chunks(&batch)?;
+        store.put_chunks(batch)?;
     }
     store.flush()?;
     assert!(here(store, &refs(&chunks))?.iter().all(|here| *here));
@@ -416,7 +416,7 @@ fn dry_run(store: &dyn Store) -> Result<()> {
 fn sweep_everything(store: &dyn Store) -> Result<()> {
     let chunks: Vec<_> = (0..40).map(|n| chunk(n, 100_000)).collect();
     for batch in chunks.chunks(5) {
-        store.put_chunks(&batch)?;
+        store.put_chunks(batch)?;
         store.flush()?;
     }
     store.put_nodes(vec![node(1, true), node(2, false)])?;
