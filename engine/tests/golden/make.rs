@@ -198,6 +198,7 @@ pub fn published(store: &dyn Store, tree: &Tree, name: &Name, compression: Compr
 pub fn sync_options(protect: &[&str], faults: Faults) -> SyncOptions {
     SyncOptions {
         delete: false,
+        overwrite: false,
         protect: protect.iter().map(ToString::to_string).collect(),
         rehash: false,
         threads: NonZeroUsize::MIN,
