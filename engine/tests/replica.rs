@@ -130,7 +130,8 @@ fn what_was_staged_is_not_fetched_again() {
         let dir = tempdir();
         world.faults = failing_at(at).0;
         let first = world.sync_counting(dir.path(), version);
-        assert!(first.result.is_err());
+        // But for the fingerprints, which come last and may be lost.
+        assert!(first.result.is_err() || open(dir.path()).expect("opens").version() == Some(version));
         world.faults = Faults::default();
         let second = world.sync_counting(dir.path(), version);
         second.result.expect("completes");

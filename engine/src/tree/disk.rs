@@ -20,7 +20,9 @@ use rustix::io::Errno;
 
 use crate::error::{At, Error, Result};
 use crate::fault::Faults;
-use crate::version::STATE_DIR;
+use crate::version::{DIR_MODE, STATE_DIR};
+
+use super::beneath::{is_gone, open_beneath};
 
 /// Mode of files that are being prepared, and of floe's own.
 const MODE_PRIVATE: u16 = 0o600;
@@ -38,6 +40,7 @@ pub(super) enum Kind {
 #[derive(Debug)]
 pub(super) struct Disk {
     root: Dir,
+    pub(super) mount: Mount,
     stage: OnceLock<Dir>,
     path: PathBuf,
     faults: Faults,
@@ -50,7 +53,9 @@ impl Disk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).at("open", path)?;
         let root = Dir::from_std_file(File::from(root));
-        Ok(Disk { root, stage: OnceLock::new(), path: path.to_owned(), faults })
+        let stat = rustix::fs::fstat(&root).map_err(io::Error::from).at("look at", path)?;
+        let mount = Mount::of(&root, ".", &stat);
+        Ok(Disk { root, mount, stage: OnceLock::new(), path: path.to_owned(), faults })
     }
 
     /// Makes `path` and what lies above it where missing, then opens it.
@@ -67,17 +72,12 @@ impl Disk {
         &self.path
     }
 
-    /// The crash points, for what writes beside this.
-    pub(super) fn faults(&self) -> &Faults {
-        &self.faults
-    }
-
     /// What messages call `path`.
     pub(super) fn full(&self, path: &str) -> PathBuf {
         self.path.join(path)
     }
 
-    fn ask(&self, action: &'static str, path: &str) -> Result<()> {
+    pub(super) fn ask(&self, action: &'static str, path: &str) -> Result<()> {
         self.faults.check(action, &self.full(path))
     }
 
@@ -105,7 +105,7 @@ impl Disk {
     /// Opens a regular file for reading. Never blocks on a FIFO, never follows a link.
     pub(super) fn open_file(&self, path: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(open_beneath(&self.root, path, flags)?);
+        let file = File::from(self.open_beneath(path, flags)?);
         if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
     }
 
@@ -218,22 +218,12 @@ impl Disk {
     /// Renames; what is at `to` is replaced in one step.
     pub(super) fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.ask("rename", from)?;
-        self.rename_raw(from, to).at("rename", self.full(from))
-    }
-
-    /// Renames; false if nothing is at `from`.
-    pub(super) fn rename_if_there(&self, from: &str, to: &str) -> Result<bool> {
-        self.ask("rename", from)?;
-        match self.rename_raw(from, to) {
-            Err(error) if is_absent(&error) && self.stat(from)?.is_none() => Ok(false),
-            other => other.at("rename", self.full(from)).map(|()| true),
-        }
-    }
-
-    fn rename_raw(&self, from: &str, to: &str) -> io::Result<()> {
-        let (from_dir, from_name) = self.parent(from)?;
-        let (to_dir, to_name) = self.parent(to)?;
-        from_dir.rename(from_name, &to_dir, to_name)
+        let rename = || -> io::Result<()> {
+            let (from_dir, from_name) = self.parent(from)?;
+            let (to_dir, to_name) = self.parent(to)?;
+            from_dir.rename(from_name, &to_dir, to_name)
+        };
+        rename().at("rename", self.full(from))
     }
 
     /// Removes a file or link. Nothing there, or a directory there, is not an error and changes nothing.
@@ -254,7 +244,7 @@ impl Disk {
         }
     }
 
-    /// Removes a directory if it is there and empty.
+    /// Removes a directory if it is there and empty, and nothing is mounted on it.
     pub(super) fn rmdir(&self, path: &str) -> Result<()> {
         self.ask("remove", path)?;
         let rmdir = || -> io::Result<()> {
@@ -262,7 +252,11 @@ impl Disk {
             parent.remove_dir(name)
         };
         match rmdir() {
-            Err(error) if is_absent(&error) || errno_is(&error, &[Errno::NOTEMPTY, Errno::EXIST]) => Ok(()),
+            Err(error)
+                if is_absent(&error) || errno_is(&error, &[Errno::NOTEMPTY, Errno::EXIST, Errno::BUSY]) =>
+            {
+                Ok(())
+            }
             other => other.at("remove", self.full(path)),
         }
     }
@@ -272,7 +266,7 @@ impl Disk {
         self.ask("create", path)?;
         let mkdir = || -> io::Result<()> {
             let (parent, name) = self.parent(path)?;
-            parent.create_dir_with(name, DirBuilder::new().mode(0o755))
+            parent.create_dir_with(name, DirBuilder::new().mode(DIR_MODE.into()))
         };
         match mkdir() {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
@@ -339,9 +333,7 @@ impl Disk {
         #[cfg(not(any(target_os = "linux", target_os = "android")))]
         {
             for path in touched {
-                let open =
-                    || open_beneath(&self.root, &path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC);
-                match open() {
+                match self.open_beneath(&path, OFlags::RDONLY) {
                     Err(error) if is_absent(&error) => {}
                     fd => File::from(fd.at("sync", self.full(&path))?)
                         .sync_all()
@@ -361,13 +353,23 @@ impl Disk {
 
     /// Puts a whole file of floe's own in place, durably: written beside it, synced, renamed, the name synced.
     pub(super) fn write_record(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        let path = own(name);
+        self.write_own(name, bytes, true)?;
+        self.sync_dir(STATE_DIR)
+    }
+
+    /// The same for what may be lost: nothing is synced.
+    pub(super) fn write_loose(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write_own(name, bytes, false)
+    }
+
+    fn write_own(&self, name: &str, bytes: &[u8], sync: bool) -> Result<()> {
         let new = own(&format!("{name}.new"));
         let file = self.open_write(&new, true)?;
         self.write_at(&file, &new, bytes, 0)?;
-        self.sync_file(&file, &new)?;
-        self.rename(&new, &path)?;
-        self.sync_dir(STATE_DIR)
+        if sync {
+            self.sync_file(&file, &new)?;
+        }
+        self.rename(&new, &own(name))
     }
 
     // ---- the way in
@@ -378,10 +380,17 @@ impl Disk {
         if path.is_empty() {
             return Ok(rustix::fs::openat(&self.root, ".", flags, Mode::empty())?);
         }
-        open_beneath(&self.root, path, flags)
+        self.open_beneath(path, flags)
     }
 
-    fn parent<'p>(&self, path: &'p str) -> io::Result<(Parent<'_>, &'p str)> {
+    fn open_beneath(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        if !path.split('/').all(is_plain) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(open_beneath(&self.root, path, flags)?)
+    }
+
+    pub(super) fn parent<'p>(&self, path: &'p str) -> io::Result<(Parent<'_>, &'p str)> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         if !is_plain(name) || path.starts_with('/') {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -409,7 +418,7 @@ impl Disk {
 const STAGE: &str = ".floe/stage";
 
 /// The directory that a name lies in.
-enum Parent<'a> {
+pub(super) enum Parent<'a> {
     Kept(&'a Dir),
     Opened(Dir),
 }
@@ -425,6 +434,38 @@ impl Deref for Parent<'_> {
     }
 }
 
+/// Which mount something is on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Mount {
+    device: rustix::fs::Dev,
+    dir: bool,
+    // Where the system tells it.
+    id: Option<u64>,
+}
+
+impl Mount {
+    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(unused_variables))]
+    pub(super) fn of(parent: impl AsFd, name: &str, stat: &Stat) -> Mount {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        let id = {
+            use rustix::fs::StatxFlags;
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            let told = rustix::fs::statx(parent, name, flags, StatxFlags::MNT_ID).ok();
+            told.filter(|told| told.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|told| told.stx_mnt_id)
+        };
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        let id = None;
+        Mount { device: stat.st_dev as _, dir: kind_of(stat) == Kind::Dir, id }
+    }
+
+    /// True if it is the same mount. The device of a file says nothing where file systems are laid over each other;
+    /// that of a directory does, and also differs between the parts of a file system that names cannot move across.
+    pub(super) fn is_within(&self, root: &Mount) -> bool {
+        let known = self.id.is_some() && root.id.is_some();
+        (!known || self.id == root.id) && (!self.dir && known || self.device == root.device)
+    }
+}
+
 /// The path of a file of floe's own.
 pub(super) fn own(name: &str) -> String {
     format!("{STATE_DIR}/{name}")
@@ -432,7 +473,7 @@ pub(super) fn own(name: &str) -> String {
 
 /// True if the error says that nothing is at the path, or that a component of it is no directory.
 pub(super) fn is_absent(error: &io::Error) -> bool {
-    errno_is(error, &[Errno::NOENT, Errno::NOTDIR, Errno::LOOP])
+    Errno::from_io_error(error).is_some_and(is_gone)
 }
 
 fn errno_is(error: &io::Error, any: &[Errno]) -> bool {
@@ -465,35 +506,6 @@ fn is_plain(component: &str) -> bool {
     !matches!(component, "" | "." | "..") && !component.contains('\0')
 }
 
-fn open_beneath(root: &Dir, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    if !path.split('/').all(is_plain) {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        use rustix::fs::ResolveFlags;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-            // Old kernels and some sandboxes do not have it.
-            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
-            other => return Ok(other?),
-        }
-    }
-    walk_beneath(root, path, flags)
-}
-
-// One component at a time: the same promise without openat2.
-fn walk_beneath(root: &Dir, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-    let step = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut components = path.split('/').peekable();
-    let mut at = root.as_fd().try_clone_to_owned()?;
-    while let Some(component) = components.next() {
-        let flags = if components.peek().is_some() { step } else { flags };
-        at = rustix::fs::openat(&at, component, flags, Mode::empty())?;
-    }
-    Ok(at)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -520,11 +532,6 @@ mod tests {
         assert_eq!(std::fs::read_dir(outside.path()).expect("listed").count(), 0);
         assert_eq!(std::fs::read_dir(dir.path().join("inside")).expect("listed").count(), 0);
         assert!(disk.open_file("out").is_err());
-        for path in ["in/x", "inside/x"] {
-            assert!(walk_beneath(&disk.root, path, OFlags::RDONLY).is_err());
-        }
-        assert!(walk_beneath(&disk.root, "in", OFlags::RDONLY | OFlags::NOFOLLOW).is_err());
-        assert!(walk_beneath(&disk.root, "inside", OFlags::RDONLY | OFlags::NOFOLLOW).is_ok());
     }
 
     #[test]

@@ -2,9 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::version::{Change, Entry, EntryKind, RelPath};
-
-use super::survey::DIR_MODE;
+use crate::version::{Change, DIR_MODE, Entry, EntryKind, RelPath};
 
 /// Learns of every path in path order, which puts directories before what lies in them.
 #[derive(Default)]

@@ -1,9 +1,11 @@
 //! Where trees live: directories to publish from, and replicas to sync into.
 
+mod beneath;
 mod disk;
 mod fill;
 mod implied;
 mod judge;
+mod known;
 mod nodelog;
 mod portable;
 mod reader;

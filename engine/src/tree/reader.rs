@@ -1,59 +1,21 @@
-//! Opening what lies below a directory without following a symlink, and reading files so that a change is
-//! noticed, never mixed in.
+//! Reading files so that a change is noticed, never mixed in.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{OFlags, fstat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
 
+use super::beneath::{is_gone, open_beneath};
 use super::scan::Found;
 use super::stat::Fingerprint;
 
 // Files no longer than the kernel's default readahead gain nothing from a larger one.
 const READAHEAD_LEN: u64 = 128 << 10;
-
-/// Opens `path` (relative, without `..`) below `root`. A symlink anywhere in it is an error.
-pub(super) fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::fs::{ResolveFlags, openat2};
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-        match openat2(root, path, flags, Mode::empty(), resolve) {
-            // Not in this kernel, or hidden by a sandbox.
-            Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => {}
-            done => return done,
-        }
-    }
-    open_by_steps(root, path, flags)
-}
-
-fn open_by_steps(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let step = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let (dirs, last) = path.rsplit_once('/').map_or((None, path), |(dirs, last)| (Some(dirs), last));
-    let mut here: Option<OwnedFd> = None;
-    for dir in dirs.into_iter().flat_map(|dirs| dirs.split('/')) {
-        let next = match &here {
-            None => openat(root, dir, step, Mode::empty()),
-            Some(fd) => openat(fd, dir, step, Mode::empty()),
-        }?;
-        here = Some(next);
-    }
-    match &here {
-        None => openat(root, last, flags, Mode::empty()),
-        Some(fd) => openat(fd, last, flags, Mode::empty()),
-    }
-}
-
-/// True if the answer means that something else, or nothing, is at a path that was just listed.
-pub(super) fn is_gone(error: Errno) -> bool {
-    matches!(error, Errno::NOENT | Errno::NOTDIR | Errno::LOOP)
-}
 
 /// Reads a file and knows whether it stayed the same.
 #[derive(Debug)]
@@ -118,31 +80,5 @@ impl Read for FileReader {
         self.read += got as u64;
         self.ended |= got == 0;
         Ok(got)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd;
-
-    use super::*;
-
-    #[test]
-    fn no_symlink_is_followed_either_way() {
-        let dir = tempfile::TempDir::new().expect("a directory");
-        std::fs::create_dir_all(dir.path().join("a/b")).expect("directories");
-        std::fs::write(dir.path().join("a/b/f"), "").expect("a file");
-        std::os::unix::fs::symlink("a", dir.path().join("s")).expect("a symlink");
-        std::os::unix::fs::symlink("f", dir.path().join("a/b/l")).expect("a symlink");
-        let root = File::open(dir.path()).expect("the root");
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW;
-        let rows =
-            [("a/b/f", true), ("a", true), ("s/b/f", false), ("a/b/l", false), ("s", false), ("a/x", false)];
-        for (path, want) in rows {
-            assert_eq!(open_beneath(root.as_fd(), path, flags).is_ok(), want, "{path}");
-            let by_steps = open_by_steps(root.as_fd(), path, flags);
-            assert_eq!(by_steps.is_ok(), want, "{path}");
-            assert!(by_steps.is_ok() || by_steps.is_err_and(is_gone), "{path}");
-        }
     }
 }

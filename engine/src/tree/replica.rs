@@ -16,7 +16,7 @@ use crate::version::{NodeSource, STATE_DIR};
 use super::disk::{Disk, Kind, own};
 use super::nodelog::NodeLog;
 use super::state::{self, Lock, State};
-use super::swap;
+use super::swap::{self, Attempt};
 
 // How the `FORMAT` of a store begins.
 const STORE_WORDS: &[u8] = b"floe store";
@@ -65,7 +65,7 @@ impl Replica {
             }
         };
         if let Some(journal) = journal {
-            swap::run(&disk, &journal, progress)?;
+            swap::run(&disk, &journal, Attempt::Again, progress)?;
             let nodes = NodeLog::open(&disk, 0)?;
             let state = State {
                 version: journal.version,

@@ -12,15 +12,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::error::{At, Result};
 use crate::progress::{self, Notice, Phase, Progress};
-use crate::version::RelPath;
+use crate::version::{DIR_MODE, RelPath};
 
 use super::portable;
 use super::reader::FileReader;
 use super::stat::Fingerprint;
 use super::walk::{self, Item, Listing};
-
-// Directories with this mode and something in them are implied by what is below them.
-const DIR_MODE_IMPLIED: u16 = 0o755;
 
 /// What a scan leaves out.
 #[derive(Debug, Clone)]
@@ -132,7 +129,7 @@ fn in_order(mut listings: HashMap<usize, Listing>) -> Vec<Found> {
             Some(Item::Entry(entry)) => found.push(entry),
             Some(Item::Dir { found: dir, id }) => {
                 let Some(listing) = listings.get(&id) else { continue };
-                let implied = dir.stat.permissions() == DIR_MODE_IMPLIED && !is_empty(listing, &listings);
+                let implied = dir.stat.permissions() == DIR_MODE && !is_empty(listing, &listings);
                 if !implied && !listing.closed {
                     found.push(dir);
                 }

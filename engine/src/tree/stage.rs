@@ -8,7 +8,7 @@ use rustix::fs::{FileType, RawMode};
 use crate::content::Chunk;
 use crate::error::Result;
 use crate::id::{ChunkRef, NodeId, VersionId};
-use crate::progress::{Phase, Progress, check};
+use crate::progress::{Notice, Phase, Progress, check};
 use crate::version::{Entry, EntryKind, Manifest, NodeSink, Plan, RelPath, Step, diff};
 
 use super::disk::{Disk, own};
@@ -17,7 +17,7 @@ use super::replica::{Replica, switching};
 use super::stat::{Fingerprint, StatTable};
 use super::state::{self, State};
 use super::survey::{CONTEXT, Survey};
-use super::swap;
+use super::swap::{self, Attempt};
 use super::target::{self, Target};
 
 /// Brings chunks that are not here.
@@ -136,16 +136,16 @@ impl<'r> Stage<'r> {
         }
         let nodes = self.replica.nodes();
         let want = Manifest::open(nodes, self.version)?;
-        let journal = swap::plan_switch(disk, plan, &want, &survey.seen, name, protect)?;
         let unproven = unproven(self.replica, &want, survey)?;
         let placed = placed(disk, plan, survey)?;
-        check(progress)?;
-
         let mut nodes_len = nodes.sync(disk)?;
+        check(progress)?;
+        // As late as can be: what changes from here on is noticed one by one.
+        let journal = swap::plan_switch(disk, plan, &want, &survey.seen, name, protect)?;
         if !plan.steps.is_empty() {
             swap::make_room(disk, &journal)?;
             state::write_journal(disk, &journal)?;
-            swap::run(disk, &journal, progress)?;
+            swap::run(disk, &journal, Attempt::First, progress)?;
         }
         let nodes_live = self.replica.recorded().map_or(0, |state| state.nodes_live);
         let nodes_live = nodes.shrink(disk, self.version.root(), nodes_live)?;
@@ -159,9 +159,13 @@ impl<'r> Stage<'r> {
         };
         state::write_state(disk, &state)?;
         swap::clear(disk)?;
-        let table = fingerprints(self.replica, plan, &placed, &want, survey, &unproven)?;
-        table.save(&self.replica.dir().join(own("stats")), disk.faults())?;
+        let saved = fingerprints(self.replica, plan, &placed, &want, survey, &unproven)
+            .and_then(|table| table.save_in(disk));
         self.replica.record(state);
+        // The tree is the version, whatever became of its fingerprints: without them it is read once more.
+        if let Err(error) = saved {
+            progress.notice(Notice::StateIgnored { what: error.to_string() });
+        }
         Ok(())
     }
 }

@@ -16,6 +16,7 @@ use crate::fault::Faults;
 use crate::id::VersionId;
 use crate::version::RelPath;
 
+use super::disk::Disk;
 use super::scan::Found;
 
 const KIND: Kind = Kind { number: 0x21, name: "fingerprint table", format: 1 };
@@ -157,13 +158,24 @@ impl StatTable {
         codec::encode_filed(KIND, &Record::pack(self))
     }
 
-    /// Writes it by write-and-rename, and its folder where that is missing. Not synced: losing it costs only time.
-    pub fn save(&self, path: &Path, faults: &Faults) -> Result<()> {
+    // What is written must be readable: the bound holds both ways.
+    fn encode_bounded(&self) -> Result<Vec<u8>> {
         let bytes = self.encode();
         if bytes.len() > TABLE_LEN_MAX {
             let (what, max) = (format!("length of {}", KIND.name), TABLE_LEN_MAX as u64);
             return Err(Error::Limit { what, actual: bytes.len() as u64, max });
         }
+        Ok(bytes)
+    }
+
+    /// Writes it as a replica's own. Not synced: losing it costs only time.
+    pub(super) fn save_in(&self, disk: &Disk) -> Result<()> {
+        disk.write_loose("stats", &self.encode_bounded()?)
+    }
+
+    /// Writes it by write-and-rename, and its folder where that is missing. Not synced: losing it costs only time.
+    pub fn save(&self, path: &Path, faults: &Faults) -> Result<()> {
+        let bytes = self.encode_bounded()?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
         name.push(".new");
         let fresh = path.with_file_name(name);

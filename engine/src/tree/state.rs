@@ -16,6 +16,7 @@ use crate::id::VersionId;
 use crate::version::RelPath;
 
 use super::disk::{Disk, Kind, own};
+use super::known::Known;
 use super::stat::Fingerprint;
 
 const FORMAT_WORDS: &str = "floe replica ";
@@ -23,7 +24,7 @@ const FORMAT: u32 = 1;
 const STATE: RecordKind = RecordKind { number: 0x30, name: "replica state", format: 1 };
 const JOURNAL: RecordKind = RecordKind { number: 0x31, name: "replica journal", format: 1 };
 const STATE_LEN_MAX: usize = 1 << 20;
-// A step takes a hash and one path: enough for millions of them.
+// A step takes a hash, one path and what identifies a file: enough for millions of them.
 const JOURNAL_LEN_MAX: usize = 1 << 30;
 // Ten ticks of the slowest clock there is, but for file systems that count whole seconds.
 const TICK_MAX: Duration = Duration::from_millis(100);
@@ -68,21 +69,22 @@ pub(super) struct Journal {
     pub(super) place: Vec<Op>,
 }
 
-/// One step of a switch. Doing one again after it or later ones were done changes nothing.
+/// One step of a switch. Doing one again after it or later ones were done changes nothing, and whatever somebody else
+/// put at its path in the meantime is not touched.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(super) enum Op {
     /// Makes a directory writable for the switch.
     Loosen { path: RelPath, mode: u16 },
-    /// Takes a file of the tree into the stage.
-    Stash { from: RelPath, key: StageKey },
-    /// Removes a file or symlink.
-    Unlink { path: RelPath },
+    /// Takes a file of the tree into the stage, if it is still the one that is known.
+    Stash { from: RelPath, key: StageKey, known: Known },
+    /// Removes a file or symlink, if it is still the one that is known.
+    Unlink { path: RelPath, known: Known },
     /// Removes a directory if it is empty.
     Rmdir { path: RelPath },
     /// Makes a directory where it is missing.
     Mkdir { path: RelPath },
-    /// Moves a staged file or symlink to its place.
-    Place { key: StageKey, path: RelPath },
+    /// Moves a staged file or symlink to its place, where nothing may be but what it replaces.
+    Place { key: StageKey, path: RelPath, over: Option<Known> },
     /// Sets the mode of a file.
     FileMode { path: RelPath, mode: u16 },
     /// Sets the mode of a directory.
@@ -248,17 +250,19 @@ mod tests {
     fn journal() -> Journal {
         let path = |text| RelPath::parse(text).expect("a path");
         let key = StageKey([7; 32]);
+        let known = Known { inode: 1 << 40, len: 5, mtime_ns: -1 };
         Journal {
             version: VersionId::from_bytes([3; 32]),
             name: Some("game@1".into()),
             protect: vec!["mods/**".into()],
             loosen: vec![Op::Loosen { path: path("d"), mode: 0o755 }],
-            stash: vec![Op::Stash { from: path("d/a"), key }],
+            stash: vec![Op::Stash { from: path("d/a"), key, known }],
             place: vec![
-                Op::Unlink { path: path("x") },
+                Op::Unlink { path: path("x"), known },
                 Op::Rmdir { path: path("d") },
                 Op::Mkdir { path: path("e") },
-                Op::Place { key, path: path("e/a") },
+                Op::Place { key, path: path("e/a"), over: None },
+                Op::Place { key, path: path("g"), over: Some(known) },
                 Op::FileMode { path: path("f"), mode: 0o644 },
                 Op::DirMode { path: path("e"), mode: 0o555 },
             ],

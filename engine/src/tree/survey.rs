@@ -31,8 +31,6 @@ use super::stat::{Fingerprint, StatTable};
 
 /// The context of a replica's table: nothing beside the version decides about it.
 pub(super) const CONTEXT: [u8; 32] = [0; 32];
-/// The mode of a directory that is no entry of its own.
-pub(super) const DIR_MODE: u16 = 0o755;
 
 /// How the tree is compared with its state.
 #[derive(Debug, Clone)]
@@ -264,7 +262,7 @@ impl Replica {
         }
         let started_unix_ns = survey.seen.started_unix_ns;
         let table = StatTable { version, context: CONTEXT, started_unix_ns, rows };
-        if let Err(error) = table.save(&self.dir().join(own("stats")), disk.faults()) {
+        if let Err(error) = table.save_in(disk) {
             progress.notice(Notice::StateIgnored { what: error.to_string() });
         }
     }

@@ -8,14 +8,17 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use rustix::fs::Stat;
+
 use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
-use crate::version::{Entry, EntryKind, Manifest, Plan, RelPath, STATE_DIR, Step};
+use crate::version::{DIR_MODE, Entry, EntryKind, Manifest, Plan, RelPath, STATE_DIR, Step};
 
-use super::disk::{Disk, Kind, kind_of, mode_of, own};
+use super::disk::{Disk, Kind, is_absent, kind_of, mode_of, own};
+use super::known::{Known, Placed, Spot};
 use super::stat::Fingerprint;
 use super::state::{Journal, Op};
-use super::survey::{DIR_MODE, Seen};
+use super::survey::Seen;
 use super::target::key_of;
 
 // The owner must be able to change what is in a directory, and to go through it.
@@ -37,6 +40,8 @@ pub(super) fn plan_switch(
         disk,
         seen,
         leaving: HashSet::new(),
+        moving: HashSet::new(),
+        crossed: BTreeSet::new(),
         needed: BTreeSet::new(),
         emptied: BTreeSet::new(),
         dir_modes: BTreeMap::new(),
@@ -59,6 +64,10 @@ struct Switch<'a> {
     seen: &'a Seen,
     // Paths where a file or link, or a directory entry, is not to stay.
     leaving: HashSet<RelPath>,
+    // Of these, the files that go into the stage.
+    moving: HashSet<RelPath>,
+    // Directories that files are moved out of or into.
+    crossed: BTreeSet<RelPath>,
     // Directories that must be there at the end.
     needed: BTreeSet<RelPath>,
     // Directories to remove if nothing is left in them.
@@ -76,7 +85,11 @@ impl Switch<'_> {
     fn leave(&mut self, step: &Step) {
         let path = match step {
             Step::Delete { have } => &have.path,
-            Step::Move { from, .. } => from,
+            Step::Move { from, .. } => {
+                self.moving.insert(from.clone());
+                self.crossed.extend(ancestors(from));
+                from
+            }
             Step::Make { want: Entry { path, kind: EntryKind::Dir { .. } } } => {
                 self.leaving.insert(path.clone());
                 return;
@@ -95,9 +108,17 @@ impl Switch<'_> {
     fn arrive(&mut self, step: &Step, want: &Manifest<'_>) -> Result<()> {
         match step {
             Step::Delete { have: Entry { kind: EntryKind::Dir { .. }, .. } } => {}
-            Step::Delete { have } => self.unlink.push(Op::Unlink { path: have.path.clone() }),
+            Step::Delete { have } => match self.disk.spot(have.path.as_str())? {
+                None => {}
+                Some(spot) if spot.kind() == Kind::Dir => {}
+                Some(spot) => {
+                    let known = self.check_known(&have.path, &spot)?;
+                    self.unlink.push(Op::Unlink { path: have.path.clone(), known });
+                }
+            },
             Step::SetMode { want: entry } => match entry.kind {
                 EntryKind::File { mode, .. } => {
+                    self.check_seen(&entry.path, self.disk.stat(entry.path.as_str())?.as_ref())?;
                     self.needed.extend(ancestors(&entry.path));
                     self.modes.push(Op::FileMode { path: entry.path.clone(), mode });
                 }
@@ -111,11 +132,11 @@ impl Switch<'_> {
             Step::Build { want: entry } | Step::Copy { want: entry, .. } => self.put(entry)?,
             Step::Move { from, want: entry } => {
                 // The content was proven by the survey; it must still be that file.
-                let stat = self.disk.stat(from.as_str())?.map(|stat| Fingerprint::of(&stat));
-                if stat.is_none() || stat.as_ref() != self.seen.get(from) {
+                let Some(spot) = self.disk.spot(from.as_str())? else {
                     return Err(Error::Changed { path: self.disk.full(from.as_str()) });
-                }
-                self.stash.push(Op::Stash { from: from.clone(), key: key_of(entry) });
+                };
+                let known = self.check_known(from, &spot)?;
+                self.stash.push(Op::Stash { from: from.clone(), key: key_of(entry), known });
                 self.put(entry)?;
                 if let EntryKind::File { mode, .. } = entry.kind {
                     self.modes.push(Op::FileMode { path: entry.path.clone(), mode });
@@ -127,29 +148,32 @@ impl Switch<'_> {
 
     fn put(&mut self, entry: &Entry) -> Result<()> {
         let path = &entry.path;
-        match self.disk.kind(path.as_str())? {
+        let mut over = None;
+        match self.disk.spot(path.as_str())? {
             None => {}
-            Some(Kind::File | Kind::Symlink) => self.check_known(path)?,
-            Some(Kind::Dir) => {
+            Some(spot) if spot.kind() == Kind::Dir => {
+                self.check_mount(path, &spot)?;
                 self.check_leaving(path.as_str())?;
                 self.emptied.insert(path.clone());
                 self.emptied.extend(ancestors(path));
             }
-            Some(Kind::Other) => return Err(self.conflict(path.as_str(), "neither file, link nor directory")),
+            Some(_) if self.moving.contains(path) => {}
+            Some(spot) => over = Some(self.check_known(path, &spot)?),
         }
         self.needed.extend(ancestors(path));
-        self.place.push(Op::Place { key: key_of(entry), path: path.clone() });
+        self.crossed.extend(ancestors(path));
+        self.place.push(Op::Place { key: key_of(entry), path: path.clone(), over });
         Ok(())
     }
 
     fn make_dir(&mut self, path: &RelPath, mode: u16, want: &Manifest<'_>) -> Result<()> {
-        match self.disk.kind(path.as_str())? {
-            None | Some(Kind::Dir) => {}
-            Some(Kind::File | Kind::Symlink) => {
-                self.check_known(path)?;
-                self.unlink.push(Op::Unlink { path: path.clone() });
+        match self.disk.spot(path.as_str())? {
+            None => {}
+            Some(spot) if spot.kind() == Kind::Dir || self.moving.contains(path) => {}
+            Some(spot) => {
+                let known = self.check_known(path, &spot)?;
+                self.unlink.push(Op::Unlink { path: path.clone(), known });
             }
-            Some(Kind::Other) => return Err(self.conflict(path.as_str(), "neither file, link nor directory")),
         }
         self.dir_modes.insert(path.clone(), mode);
         // A directory that is only implied is there if something below it is.
@@ -159,13 +183,36 @@ impl Switch<'_> {
         Ok(())
     }
 
-    // What is replaced must have been there when the plan was made.
-    fn check_known(&self, path: &RelPath) -> Result<()> {
-        if self.seen.get(path).is_some() {
+    // What is moved, removed or replaced must be what was there when the plan was made, and in reach.
+    fn check_known(&self, path: &RelPath, spot: &Spot) -> Result<Known> {
+        if spot.kind() == Kind::Other {
+            return Err(self.conflict(path.as_str(), "neither file, link nor directory"));
+        }
+        if self.seen.get(path).is_none() {
+            let reason = "it appeared while this ran, and the version has something else there";
+            return Err(self.conflict(path.as_str(), reason));
+        }
+        self.check_seen(path, Some(&spot.stat))?;
+        self.check_mount(path, spot)?;
+        Ok(Known::of(&spot.stat))
+    }
+
+    fn check_seen(&self, path: &RelPath, stat: Option<&Stat>) -> Result<()> {
+        let now = stat.map(Fingerprint::of);
+        if now.is_some() && now.as_ref() == self.seen.get(path) {
             return Ok(());
         }
-        Err(self
-            .conflict(path.as_str(), "it appeared while this ran, and the version has something else there"))
+        Err(Error::Changed { path: self.disk.full(path.as_str()) })
+    }
+
+    fn check_mount(&self, path: &RelPath, spot: &Spot) -> Result<()> {
+        if spot.within {
+            return Ok(());
+        }
+        Err(self.conflict(
+            path.as_str(),
+            "another file system is mounted there, and the version changes it: unmount it and run again",
+        ))
     }
 
     // A directory in whose place something else is wanted: all that is in it must be leaving.
@@ -194,11 +241,7 @@ impl Switch<'_> {
     }
 
     fn conflict(&self, path: &str, reason: &str) -> Error {
-        Error::Conflict {
-            what: format!("`{}`", path.escape_debug()),
-            place: format!("replica `{}`", self.disk.path().display()),
-            reason: reason.to_owned(),
-        }
+        conflict(self.disk, path, reason)
     }
 
     fn into_journal(
@@ -207,6 +250,11 @@ impl Switch<'_> {
         name: Option<&str>,
         protect: &[String],
     ) -> Result<Journal> {
+        for path in &self.crossed {
+            if let Some(spot) = self.disk.spot(path.as_str())? {
+                self.check_mount(path, &spot)?;
+            }
+        }
         let mkdirs = self.missing_dirs()?;
         let mut rmdirs = Vec::new();
         // Deepest first: in reverse path order a directory comes after what lies in it.
@@ -282,12 +330,22 @@ pub(super) fn make_room(disk: &Disk, journal: &Journal) -> Result<()> {
     if removed { disk.sync_dir(&own("stage")) } else { Ok(()) }
 }
 
-/// Does the switch, from wherever an earlier attempt ended.
-pub(super) fn run(disk: &Disk, journal: &Journal, progress: &dyn Progress) -> Result<()> {
+/// Whether a switch just begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Everything must be as it was planned.
+    First,
+    /// Any part of it may have been done.
+    Again,
+}
+
+/// Does the switch, from wherever an earlier attempt ended. What somebody put in the way since it was planned is kept:
+/// then it is a [`Error::Conflict`] that names it, until it is moved away.
+pub(super) fn run(disk: &Disk, journal: &Journal, attempt: Attempt, progress: &dyn Progress) -> Result<()> {
     let ops = [&journal.loosen, &journal.stash, &journal.place];
     progress.phase(Phase::Swap, Some(ops.iter().map(|ops| ops.len() as u64).sum()));
     for op in &journal.loosen {
-        run_op(disk, op)?;
+        run_op(disk, op, attempt)?;
         progress.advance(1);
     }
     // Once files begin to take their places, a path that was emptied may be filled again: from then on, what is there
@@ -295,7 +353,7 @@ pub(super) fn run(disk: &Disk, journal: &Journal, progress: &dyn Progress) -> Re
     let mark = own(MARK);
     if !journal.stash.is_empty() && disk.kind(&mark)?.is_none() {
         for op in &journal.stash {
-            run_op(disk, op)?;
+            run_op(disk, op, attempt)?;
             progress.advance(1);
         }
         disk.sync_all(&mut touched(&journal.stash))?;
@@ -303,7 +361,7 @@ pub(super) fn run(disk: &Disk, journal: &Journal, progress: &dyn Progress) -> Re
         disk.sync_dir(&own("stage"))?;
     }
     for op in &journal.place {
-        run_op(disk, op)?;
+        run_op(disk, op, attempt)?;
         progress.advance(1);
     }
     disk.sync_all(&mut touched(&journal.place))
@@ -323,21 +381,82 @@ pub(super) fn clear(disk: &Disk) -> Result<()> {
     Ok(())
 }
 
-fn run_op(disk: &Disk, op: &Op) -> Result<()> {
+fn run_op(disk: &Disk, op: &Op, attempt: Attempt) -> Result<()> {
     match op {
         Op::Loosen { path, mode } | Op::DirMode { path, mode } => disk.chmod(path.as_str(), Kind::Dir, *mode),
         Op::FileMode { path, mode } => disk.chmod(path.as_str(), Kind::File, *mode),
-        Op::Stash { from, key } => {
+        Op::Stash { from, key, known } => {
             let staged = key.path();
-            if disk.kind(&staged)?.is_none() {
-                disk.rename_if_there(from.as_str(), &staged)?;
+            let there = disk.kind(&staged)?.is_some();
+            // What is not the known file any more stays where it is, and is not floe's.
+            if there || disk.stash(from.as_str(), &staged, known)? || attempt == Attempt::Again {
+                return Ok(());
             }
-            Ok(())
+            Err(Error::Changed { path: disk.full(from.as_str()) })
         }
-        Op::Unlink { path } => disk.unlink(path.as_str()),
+        Op::Unlink { path, known } => disk.unlink_known(path.as_str(), known),
         Op::Rmdir { path } => disk.rmdir(path.as_str()),
-        Op::Mkdir { path } => disk.mkdir(path.as_str()),
-        Op::Place { key, path } => disk.rename_if_there(&key.path(), path.as_str()).map(|_| ()),
+        Op::Mkdir { path } => make_dir(disk, path),
+        Op::Place { key, path, over } => place(disk, &key.path(), path, over.as_ref(), attempt),
+    }
+}
+
+fn place(disk: &Disk, staged: &str, path: &RelPath, over: Option<&Known>, attempt: Attempt) -> Result<()> {
+    let mut placed = disk.place(staged, path.as_str(), over)?;
+    if matches!(placed, Placed::NoDir) {
+        if let Some(above) = path.parent() {
+            make_dir(disk, &above)?;
+        }
+        placed = disk.place(staged, path.as_str(), over)?;
+    }
+    match placed {
+        Placed::Done => Ok(()),
+        Placed::NotStaged if attempt == Attempt::Again => Ok(()),
+        Placed::NotStaged => Err(Error::NotFound {
+            what: format!("staged file for `{}`", path.as_str().escape_debug()),
+            place: format!("`{}`", disk.full(&own("stage")).display()),
+        }),
+        Placed::NoDir => Err(Error::Changed { path: disk.full(path.as_str()) }),
+        Placed::Blocked(kind) => Err(blocked(disk, path, kind)),
+    }
+}
+
+// Also what should be above it and was taken away.
+fn make_dir(disk: &Disk, path: &RelPath) -> Result<()> {
+    let made = disk.mkdir(path.as_str());
+    let Err(Error::Io { source, .. }) = &made else { return made };
+    match path.parent() {
+        _ if source.kind() == std::io::ErrorKind::AlreadyExists => {
+            Err(blocked(disk, path, disk.kind(path.as_str())?.unwrap_or(Kind::Other)))
+        }
+        Some(above) if is_absent(source) => {
+            make_dir(disk, &above)?;
+            disk.mkdir(path.as_str())
+        }
+        _ => made,
+    }
+}
+
+// Somebody's own in the place of what the switch brings.
+fn blocked(disk: &Disk, path: &RelPath, kind: Kind) -> Error {
+    let what = match kind {
+        Kind::File => "a file that floe did not put there".to_owned(),
+        Kind::Symlink => "a symlink that floe did not put there".to_owned(),
+        Kind::Other => "something that is neither file, link nor directory".to_owned(),
+        Kind::Dir => match disk.list(path.as_str()).ok().and_then(|names| names.into_iter().next()) {
+            Some((name, _)) => format!("a directory that holds `{}`", name.to_string_lossy().escape_debug()),
+            None => "a directory".to_owned(),
+        },
+    };
+    let reason = format!("{what} is in the way of a switch that has begun: move it away and run again");
+    conflict(disk, path.as_str(), &reason)
+}
+
+fn conflict(disk: &Disk, path: &str, reason: &str) -> Error {
+    Error::Conflict {
+        what: format!("`{}`", path.escape_debug()),
+        place: format!("replica `{}`", disk.path().display()),
+        reason: reason.to_owned(),
     }
 }
 
@@ -350,7 +469,7 @@ fn touched(ops: &[Op]) -> impl Iterator<Item = String> {
                 [Some(path.as_str().to_owned()), None]
             }
             Op::Stash { from: path, .. } | Op::Place { path, .. } => [parent_of(path), Some(own("stage"))],
-            Op::Unlink { path } | Op::Rmdir { path } | Op::Mkdir { path } => [parent_of(path), None],
+            Op::Unlink { path, .. } | Op::Rmdir { path } | Op::Mkdir { path } => [parent_of(path), None],
         })
         .flatten()
         .collect();

@@ -22,7 +22,7 @@ use crate::limits::SYMLINK_LEN_MAX;
 use crate::progress::{self, Progress};
 use crate::version::{RelPath, STATE_DIR};
 
-use super::reader::{is_gone, open_beneath};
+use super::beneath::{is_gone, open_beneath};
 use super::rules::{self, RULES_NAME, Rules};
 use super::scan::{Found, FoundKind, ScanOptions};
 use super::stat::Fingerprint;

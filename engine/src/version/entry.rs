@@ -10,6 +10,9 @@ use super::path::RelPath;
 /// Why an entry, list or page is refused.
 pub(super) type Refusal = &'static str;
 
+/// The mode of a directory that is no entry of its own, but implied by what lies below it.
+pub(crate) const DIR_MODE: u16 = 0o755;
+
 /// One path of a manifest. Its derived encoding is the format; decoded entries are checked before they leave
 /// this room.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -109,7 +112,7 @@ impl Entry {
 
     /// Nothing may lie below it.
     pub(super) fn is_end(&self) -> bool {
-        !matches!(self.kind, EntryKind::Dir { mode } if mode != 0o755)
+        !matches!(self.kind, EntryKind::Dir { mode } if mode != DIR_MODE)
     }
 
     /// Everything that can be said of an entry alone.
@@ -172,7 +175,7 @@ impl Nesting {
         match entry.kind {
             EntryKind::File { .. } => self.open.push((path.len(), "a path below a file")),
             EntryKind::Symlink { .. } => self.open.push((path.len(), "a path below a symlink")),
-            EntryKind::Dir { mode: 0o755 } => {
+            EntryKind::Dir { mode: DIR_MODE } => {
                 self.open.push((path.len(), "an entry for a directory that its content implies"));
             }
             EntryKind::Dir { .. } => {}

@@ -14,6 +14,7 @@ mod plan;
 
 pub use chunks::{ChunkDiff, diff_chunks};
 pub use delta::{Change, Delta, diff};
+pub(crate) use entry::DIR_MODE;
 pub use entry::{Content, Entry, EntryKind};
 pub use manifest::{ChunkListBuilder, Manifest, ManifestBuilder, Totals};
 pub(crate) use node::ROOT_NODE_KIND;

@@ -120,18 +120,29 @@ impl<'a> Words<'a> {
         journal
     }
 
-    // As a line: keys of staged files by their first digits.
+    // As a line: keys of staged files by their first digits, files by their length; inode and mtime are never the same
+    // twice.
     fn step(&mut self) -> String {
+        let known = |words: &mut Self| {
+            let (inode, len, mtime_ns) = (words.take::<u64>(), words.take::<u64>(), words.take::<i64>());
+            assert!(inode > 0 && mtime_ns > 0);
+            format!("({len})")
+        };
+        let over = |words: &mut Self| match words.take::<u8>() {
+            0 => "over nothing".to_owned(),
+            1 => format!("over {}", known(words)),
+            tag => panic!("tag {tag} of an option"),
+        };
         let key = |words: &mut Self| blake3::Hash::from_bytes(words.take()).to_hex()[..8].to_owned();
         let path = |words: &mut Self| words.take::<String>();
         let mode = |words: &mut Self| format!("{:o}", words.take::<u16>());
         match self.take::<u32>() {
             0 => format!("loosen {} {}", path(self), mode(self)),
-            1 => format!("stash {} {}", path(self), key(self)),
-            2 => format!("unlink {}", path(self)),
+            1 => format!("stash {} {} {}", path(self), key(self), known(self)),
+            2 => format!("unlink {} {}", path(self), known(self)),
             3 => format!("rmdir {}", path(self)),
             4 => format!("mkdir {}", path(self)),
-            5 => format!("place {} {}", key(self), path(self)),
+            5 => format!("place {} {} {}", key(self), path(self), over(self)),
             6 => format!("mode {} {}", path(self), mode(self)),
             7 => format!("dir-mode {} {}", path(self), mode(self)),
             tag => panic!("tag {tag} of a step"),

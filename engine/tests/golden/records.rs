@@ -25,7 +25,14 @@ fn plain(chunk: ChunkRef) -> mirror::Chunk {
 #[test]
 fn this_build_writes_the_same_bytes() {
     for (name, bytes) in make::records() {
-        assert!(record(name) == bytes, "{name} is written in another way");
+        // A journal holds inodes and times.
+        let same = match name {
+            "journal.bin" => {
+                Words::filed(&record(name), 0x31).journal() == Words::filed(&bytes, 0x31).journal()
+            }
+            _ => record(name) == bytes,
+        };
+        assert!(same, "{name} is written in another way");
     }
 }
 
@@ -203,14 +210,14 @@ fn replica_records() {
         name: Some("game@2".into()),
         protect: protect(&["mods/**", "*.log"]),
         loosen: list(&["loosen sealed 755"]),
-        stash: list(&["stash moved/old 89a37b48"]),
+        stash: list(&["stash moved/old 89a37b48 (6)"]),
         place: list(&[
-            "unlink dir/gone",
+            "unlink dir/gone (24)",
             "rmdir dir",
             "mkdir fresh",
-            "place a599ee93 fresh/file",
-            "place 89a37b48 moved/new",
-            "place e56c5b39 sealed/inner",
+            "place a599ee93 fresh/file over nothing",
+            "place 89a37b48 moved/new over nothing",
+            "place e56c5b39 sealed/inner over (2)",
             "mode mode 755",
             "mode moved/new 644",
             "dir-mode sealed 555",

@@ -312,18 +312,51 @@ impl World {
         meddle: &dyn Fn(&Path),
     ) -> Result<Report> {
         let mut replica = Replica::open(dir, &ReplicaOptions { faults: self.faults.clone() }, &Silent)?;
+        self.run_open(&mut replica, version, fetcher, &Silent, meddle)
+    }
+
+    #[allow(dead_code)]
+    pub fn sync_open(
+        &self,
+        replica: &mut Replica,
+        version: VersionId,
+        progress: &dyn Progress,
+    ) -> Result<Report> {
+        self.sync_open_meddling(replica, version, progress, &|_| {})
+    }
+
+    #[allow(dead_code)]
+    pub fn sync_open_meddling(
+        &self,
+        replica: &mut Replica,
+        version: VersionId,
+        progress: &dyn Progress,
+        meddle: &dyn Fn(&Path),
+    ) -> Result<Report> {
+        self.run_open(replica, version, &self.fetcher(), progress, meddle)
+    }
+
+    fn run_open(
+        &self,
+        replica: &mut Replica,
+        version: VersionId,
+        fetcher: &Fetcher<'_>,
+        progress: &dyn Progress,
+        meddle: &dyn Fn(&Path),
+    ) -> Result<Report> {
+        let dir = replica.dir().to_owned();
         let options = SurveyOptions { rehash: false, threads: threads() };
-        let survey = replica.survey(&options, &Silent)?;
-        let stage = Stage::begin(&mut replica, version)?;
+        let survey = replica.survey(&options, progress)?;
+        let stage = Stage::begin(replica, version)?;
         for (id, bytes) in &self.nodes[&version] {
             stage.put_node(*id, bytes.clone())?;
         }
         let (plan, foreign) = self.plan(stage.replica(), &survey, version)?;
         let mut stage = stage;
         let stage_options = StageOptions { threads: threads(), in_flight_bytes_max: 16 << 20 };
-        let staged = stage.fill(&plan, &survey, fetcher, &stage_options, &Silent)?;
-        meddle(dir);
-        stage.commit(&plan, &survey, Some("game@1"), &[], &Silent)?;
+        let staged = stage.fill(&plan, &survey, fetcher, &stage_options, progress)?;
+        meddle(&dir);
+        stage.commit(&plan, &survey, Some("game@1"), &[], progress)?;
         assert_eq!(replica.version(), Some(version));
         let mut asked = HashSet::new();
         let log = fetcher.asked.lock().expect("not poisoned");
