@@ -8,7 +8,7 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::ops::Deref;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -23,18 +23,10 @@ use crate::fault::Faults;
 use crate::version::{DIR_MODE, STATE_DIR};
 
 use super::beneath::{is_gone, open_beneath};
+use super::spot::{Kind, Mount, kind_from, kind_of, mode_of};
 
 /// Mode of files that are being prepared, and of floe's own.
 const MODE_PRIVATE: u16 = 0o600;
-
-/// What is at a path, without following a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    File,
-    Symlink,
-    Dir,
-    Other,
-}
 
 /// The root of a replica.
 #[derive(Debug)]
@@ -434,38 +426,6 @@ impl Deref for Parent<'_> {
     }
 }
 
-/// Which mount something is on.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Mount {
-    device: rustix::fs::Dev,
-    dir: bool,
-    // Where the system tells it.
-    id: Option<u64>,
-}
-
-impl Mount {
-    #[cfg_attr(not(any(target_os = "linux", target_os = "android")), allow(unused_variables))]
-    pub(super) fn of(parent: impl AsFd, name: &str, stat: &Stat) -> Mount {
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        let id = {
-            use rustix::fs::StatxFlags;
-            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
-            let told = rustix::fs::statx(parent, name, flags, StatxFlags::MNT_ID).ok();
-            told.filter(|told| told.stx_mask & StatxFlags::MNT_ID.bits() != 0).map(|told| told.stx_mnt_id)
-        };
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        let id = None;
-        Mount { device: stat.st_dev as _, dir: kind_of(stat) == Kind::Dir, id }
-    }
-
-    /// True if it is the same mount. The device of a file says nothing where file systems are laid over each other;
-    /// that of a directory does, and also differs between the parts of a file system that names cannot move across.
-    pub(super) fn is_within(&self, root: &Mount) -> bool {
-        let known = self.id.is_some() && root.id.is_some();
-        (!known || self.id == root.id) && (!self.dir && known || self.device == root.device)
-    }
-}
-
 /// The path of a file of floe's own.
 pub(super) fn own(name: &str) -> String {
     format!("{STATE_DIR}/{name}")
@@ -478,24 +438,6 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 
 fn errno_is(error: &io::Error, any: &[Errno]) -> bool {
     error.raw_os_error().is_some_and(|code| any.iter().any(|errno| errno.raw_os_error() == code))
-}
-
-pub(super) fn kind_of(stat: &Stat) -> Kind {
-    kind_from(FileType::from_raw_mode(stat.st_mode))
-}
-
-fn kind_from(file_type: FileType) -> Kind {
-    match file_type {
-        FileType::RegularFile => Kind::File,
-        FileType::Symlink => Kind::Symlink,
-        FileType::Directory => Kind::Dir,
-        _ => Kind::Other,
-    }
-}
-
-/// The nine permission bits.
-pub(super) fn mode_of(stat: &Stat) -> u16 {
-    (stat.st_mode & 0o777) as u16
 }
 
 fn mode_bits(mode: u16) -> Mode {

@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, Stat};
 use crate::error::{At, Error, Result};
 
 use super::beneath::is_gone;
-use super::disk::{Disk, Kind, Mount, is_absent, kind_of};
+use super::disk::{Disk, is_absent};
+use super::spot::{Kind, Mount, Spot, kind_of};
 use super::stat::Fingerprint;
 
 /// Which file or symlink something is: what a switch itself does not change, so neither mode nor ctime.
@@ -28,19 +29,6 @@ impl Known {
 
     fn is(&self, stat: &Stat) -> bool {
         kind_of(stat) != Kind::Dir && *self == Known::of(stat)
-    }
-}
-
-/// What is at a path.
-pub(super) struct Spot {
-    pub(super) stat: Stat,
-    /// On the replica's own mount: only there can names be moved, and what is not may be the root of another mount.
-    pub(super) within: bool,
-}
-
-impl Spot {
-    pub(super) fn kind(&self) -> Kind {
-        kind_of(&self.stat)
     }
 }
 

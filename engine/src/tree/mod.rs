@@ -13,6 +13,7 @@ mod replica;
 mod rules;
 mod scan;
 mod seed;
+mod spot;
 mod stage;
 mod stat;
 mod state;

@@ -13,8 +13,9 @@ use crate::id::VersionId;
 use crate::progress::{Notice, Progress};
 use crate::version::{NodeSource, STATE_DIR};
 
-use super::disk::{Disk, Kind, own};
+use super::disk::{Disk, own};
 use super::nodelog::NodeLog;
+use super::spot::Kind;
 use super::state::{self, Lock, State};
 use super::swap::{self, Attempt};
 

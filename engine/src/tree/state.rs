@@ -15,8 +15,9 @@ use crate::error::{At, Error, Result};
 use crate::id::VersionId;
 use crate::version::RelPath;
 
-use super::disk::{Disk, Kind, own};
+use super::disk::{Disk, own};
 use super::known::Known;
+use super::spot::Kind;
 use super::stat::Fingerprint;
 
 const FORMAT_WORDS: &str = "floe replica ";

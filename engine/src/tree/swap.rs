@@ -14,8 +14,9 @@ use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
 use crate::version::{DIR_MODE, Entry, EntryKind, Manifest, Plan, RelPath, STATE_DIR, Step};
 
-use super::disk::{Disk, Kind, is_absent, kind_of, mode_of, own};
-use super::known::{Known, Placed, Spot};
+use super::disk::{Disk, is_absent, own};
+use super::known::{Known, Placed};
+use super::spot::{Kind, Spot, kind_of, mode_of};
 use super::stat::Fingerprint;
 use super::state::{Journal, Op};
 use super::survey::Seen;

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{At, Error, Result};
 use crate::version::{Content, Entry, EntryKind, Plan, RelPath, Step};
 
-use super::disk::{Disk, Kind, own};
+use super::disk::{Disk, own};
+use super::spot::Kind;
 use super::state::StageKey;
 
 // Files kept open by one batch of work.
