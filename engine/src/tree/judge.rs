@@ -14,9 +14,10 @@ use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::progress::{Progress, check};
 use crate::version::{Change, ChunkListBuilder, Content, Entry, EntryKind, NodeSink, RelPath};
 
-use super::disk::{Disk, Kind, kind_of};
+use super::disk::Disk;
 use super::replica::Replica;
 use super::scan::{Found, FoundKind, SourceTree};
+use super::spot::{Kind, kind_of};
 use super::stat::Fingerprint;
 
 const BATCH_PATHS_MAX: usize = 256;
