@@ -8,28 +8,30 @@ use crate::args::Log;
 use crate::output::Output;
 use crate::report::End;
 use crate::settings;
-use crate::terms::{bytes, date};
+use crate::terms::{bytes, count, date};
 
 #[derive(Serialize)]
 struct Report {
     names: u64,
+    bytes_stored: u64,
 }
 
-/// One name as an object.
+/// One name as an object. How much a damaged version holds is not known.
 #[derive(Serialize)]
 struct Line {
     kind: &'static str,
     name: String,
     version: String,
     bound_unix_s: u64,
-    files: u64,
-    bytes: u64,
-    chunks: u64,
+    damaged: bool,
+    files: Option<u64>,
+    bytes: Option<u64>,
+    chunks: Option<u64>,
 }
 
 pub fn run(args: &Log, output: &Output) -> Result<End> {
     let app = args.app.as_deref().map(AppName::parse).transpose()?;
-    let store = settings::open(settings::place(&args.store)?)?;
+    let store = settings::open_to_read(settings::place(&args.store)?)?;
     let names = floe::sync::log(&*store, app.as_ref())?;
     let width = names.iter().map(|(record, _)| record.name.to_string().len()).max().unwrap_or(0).max(4);
     if !names.is_empty() {
@@ -43,8 +45,8 @@ pub fn run(args: &Log, output: &Output) -> Result<End> {
         output.line(format_args!(
             "{name:<width$}  {:<12}  {:>8}  {:>10}  {}",
             record.version.short(),
-            totals.files,
-            bytes(totals.bytes),
+            totals.map_or("damaged".to_owned(), |totals| totals.files.to_string()),
+            totals.map_or("-".to_owned(), |totals| bytes(totals.bytes)),
             date(record.bound_unix_s)
         ))?;
         output.object(&Line {
@@ -52,11 +54,14 @@ pub fn run(args: &Log, output: &Output) -> Result<End> {
             name,
             version: record.version.to_string(),
             bound_unix_s: record.bound_unix_s,
-            files: totals.files,
-            bytes: totals.bytes,
-            chunks: totals.chunks,
+            damaged: totals.is_none(),
+            files: totals.map(|totals| totals.files),
+            bytes: totals.map(|totals| totals.bytes),
+            chunks: totals.map(|totals| totals.chunks),
         })?;
     }
-    output.report("log", &Report { names: names.len() as u64 }, &[])?;
+    let report = Report { names: names.len() as u64, bytes_stored: store.stored_bytes()? };
+    let footer = format!("{}, {} on disk", count(report.names, "name"), bytes(report.bytes_stored));
+    output.report("log", &report, &[("store", footer)])?;
     Ok(End::Done)
 }

@@ -87,12 +87,14 @@ pub fn list(
     Ok(manifest.totals())
 }
 
-/// The names of one app or of all, in the order they were bound, each with its version's totals.
-pub fn log(source: &dyn Source, app: Option<&AppName>) -> Result<Vec<(NameRecord, Totals)>> {
+/// The names of one app or of all, in the order they were bound, each with its version's totals; `None` for a version
+/// whose root is missing or damaged.
+pub fn log(source: &dyn Source, app: Option<&AppName>) -> Result<Vec<(NameRecord, Option<Totals>)>> {
     let names = source.names(app)?;
-    let with_totals = |record: NameRecord| {
-        let totals = Manifest::open(source, record.version)?.totals();
-        Ok((record, totals))
+    let with_totals = |record: NameRecord| match Manifest::open(source, record.version) {
+        Ok(manifest) => Ok((record, Some(manifest.totals()))),
+        Err(Error::NotFound { .. } | Error::Damaged { .. } | Error::Malformed { .. }) => Ok((record, None)),
+        Err(error) => Err(error),
     };
     names.into_iter().map(with_totals).collect()
 }

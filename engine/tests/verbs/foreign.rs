@@ -355,6 +355,6 @@ fn what_is_left_out_is_counted_and_not_published() {
         assert_eq!(paths, [".floeignore", ".gitignore", ".hidden", "keep", "logs/b.txt"]);
         let log = floe::sync::log(store, None).expect("listed");
         assert_eq!(log.len(), 1);
-        assert_eq!((log[0].1.files, log[0].0.clone()), (5, done.record));
+        assert_eq!((log[0].1.expect("sound").files, log[0].0.clone()), (5, done.record));
     });
 }
