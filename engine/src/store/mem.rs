@@ -195,11 +195,6 @@ impl Store for MemStore {
         chunks.into_iter().try_for_each(|(_, id, len)| each(ChunkRef { id, len }))
     }
 
-    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
-        let ids: Vec<_> = self.shelves().nodes.keys().copied().collect();
-        ids.into_iter().try_for_each(each)
-    }
-
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let mut shelves = self.shelves();
         chunks.iter().for_each(|chunk| shelves.put_chunk(chunk, true));

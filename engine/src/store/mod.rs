@@ -162,10 +162,9 @@ pub trait Store: Source {
     fn unbind(&self, names: &[Name]) -> Result<()>;
     /// Removes what is not live; see [`SweepOptions`]. Roots first, then other nodes, then chunks.
     fn sweep(&self, options: &SweepOptions<'_>) -> Result<Swept>;
-    /// Calls `each` with every chunk kept, in stored order. For verify.
+    /// Calls `each` with every chunk kept, in stored order, and leaves out those whose record is damaged: what must be
+    /// there follows from the nodes. For verify.
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()>;
-    /// Calls `each` with every node kept. For verify.
-    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()>;
     /// Overwrites damaged chunks with proven ones, durably. For repair.
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Overwrites damaged nodes with proven ones, durably. For repair.

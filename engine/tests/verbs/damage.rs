@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use floe::content::Frame;
 use floe::store::{NewChunk, SweepOptions};
 use floe::sync::{list, repair_store, verify_store};
+use floe::testing::conformance::nodes_in;
 use floe::version::{EntryKind, Manifest};
 use floe::{ChunkId, ChunkRef, NodeId};
 
@@ -105,14 +106,7 @@ fn chunks_of(store: &dyn Store, text: &str, path: &str) -> Vec<ChunkRef> {
 }
 
 fn nodes_of(store: &dyn Store) -> Vec<NodeId> {
-    let mut nodes = Vec::new();
-    store
-        .each_node(&mut |id| {
-            nodes.push(id);
-            Ok(())
-        })
-        .expect("listed");
-    nodes
+    nodes_in(store).expect("listed")
 }
 
 // A good store, a store of the same content to harm, and a replica at an older version.

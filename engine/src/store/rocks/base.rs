@@ -1,8 +1,9 @@
 //! The open database and everything that only reads it: looking things up by id, and handing out frames in the
 //! order they lie on disk. Also the one place where RocksDB's errors become ours.
 //!
-//! Reading never stops at a damaged place: what cannot be read is handed over as not there, so that `verify`
-//! reaches the end and `repair` knows what to replace.
+//! Looking up never stops at a damaged place: what cannot be read is handed over as not there, so that `verify`
+//! reaches the end and `repair` knows what to replace. [`Base::each_chunk`] leaves out what it cannot read. Only
+//! names, and walks that decide what is removed, stop: what they miss would be lost.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
-use super::home::Home;
+use super::home::{self, Home};
 use super::layout::{
     CACHE_BYTES, DATA, Key, Location, META, NODE, database_options, families, name_key, name_prefix,
     name_record,
@@ -137,7 +138,7 @@ impl Base {
     }
 
     pub fn place(&self) -> String {
-        self.dir.display().to_string()
+        home::place(&self.dir)
     }
 
     pub fn error(&self, action: &'static str, error: rocksdb::Error) -> Error {
@@ -337,7 +338,7 @@ impl Base {
         match value {
             Ok(value) => Ok(value),
             Err(error) if is_damage(&error) => {
-                tracing::warn!("{}: {error}", self.dir.display());
+                tracing::warn!("{}: {error}", self.place());
                 Ok(None)
             }
             Err(error) => Err(self.error("read", error)),
@@ -347,7 +348,7 @@ impl Base {
     pub fn resolve(&self, name: &Name) -> Result<Option<NameRecord>> {
         let key = name_key(name);
         let db = self.db();
-        let value = db.get_pinned_cf(db.family(META), &key).map_err(|error| self.error("read", error))?;
+        let value = db.get_pinned_cf(db.family(META), &key).map_err(|error| self.names_error(error))?;
         value.map(|value| name_record(&key, &value, &self.place())).transpose()
     }
 
@@ -364,12 +365,22 @@ impl Base {
             records.push(name_record(key, value, &self.place())?);
             rows.next();
         }
-        rows.status().map_err(|error| self.error("read", error))?;
+        rows.status().map_err(|error| self.names_error(error))?;
         records.sort_by_key(|record: &NameRecord| record.sequence);
         Ok(records)
     }
 
-    /// Walks a family keyed by ids, in key order.
+    // A name that is left out would let a prune remove what it needs.
+    fn names_error(&self, error: rocksdb::Error) -> Error {
+        match self.error("read", error) {
+            Error::Damaged { place, reason, .. } => {
+                Error::Damaged { what: "list of names".into(), place, reason }
+            }
+            error => error,
+        }
+    }
+
+    /// Walks a family keyed by ids, in key order. Stops at damage.
     pub fn walk<K: Key>(&self, each: &mut dyn FnMut(K, &[u8]) -> Result<()>) -> Result<()> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
@@ -385,7 +396,40 @@ impl Base {
         rows.status().map_err(|error| self.error("read", error))
     }
 
-    /// Walks the index, in key order.
+    // Walks a family keyed by ids, in key order, past what is damaged. A damaged block ends an iterator and does not
+    // say where it ends itself, so the place where reading works again is looked for: ids are hashes, spread evenly.
+    fn walk_past<K: Key>(&self, each: &mut dyn FnMut(K, &[u8])) -> Result<()> {
+        let db = self.db();
+        // A fresh iterator each time: one that met damage takes sound blocks behind it for damaged, too.
+        let seek = |prefix: u64, readahead: usize| {
+            let mut options = ReadOptions::default();
+            options.fill_cache(false);
+            options.set_readahead_size(readahead);
+            let mut rows = db.raw_iterator_cf_opt(db.family(K::FAMILY), options);
+            rows.seek(prefix_key(prefix));
+            rows
+        };
+        let mut from = Some(0);
+        while let Some(start) = from {
+            // Ids that begin with `last` were met, so reading goes on after them.
+            let mut last = start;
+            let mut rows = seek(start, READAHEAD_BYTES_MAX as usize);
+            while let Some((key, value)) = rows.item() {
+                if let Ok(key) = <[u8; 32]>::try_from(key) {
+                    last = key.first_chunk().map_or(last, |prefix| u64::from_be_bytes(*prefix));
+                    each(K::from_key(key), value);
+                }
+                rows.next();
+            }
+            from = match self.undamaged(rows.status().map(Some))? {
+                Some(()) => None,
+                None => skip(last, |prefix| seek(prefix, 0).status().is_ok()),
+            };
+        }
+        Ok(())
+    }
+
+    /// Walks the index, in key order. Stops at damage.
     pub fn walk_index(&self, each: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
         self.walk(&mut |id: ChunkId, value| match Location::from_bytes(value) {
             Some(location) => each(id, location),
@@ -394,20 +438,21 @@ impl Base {
     }
 
     /// Hands over every chunk by sequence number. The index is in hash order, so it is read once for every
-    /// [`WINDOW`] of numbers in use, rather than sorted in memory that grows with the store.
+    /// [`WINDOW`] of numbers in use, rather than sorted in memory that grows with the store. Entries that cannot be
+    /// read are left out.
     pub fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()> {
         let mut next = Some(0);
         while let Some(start) = next {
             let end = u64::saturating_add(start, WINDOW);
             let mut window = Vec::new();
             next = None;
-            self.walk_index(&mut |id, location| {
+            self.walk_past(&mut |id: ChunkId, value| {
+                let Some(location) = Location::from_bytes(value) else { return };
                 if (start..end).contains(&location.seq) {
                     window.push((location.seq, id, location.plain_len));
                 } else if location.seq >= end {
                     next = Some(next.map_or(location.seq, |next: u64| next.min(location.seq)));
                 }
-                Ok(())
             })?;
             window.sort_unstable();
             for (_, id, len) in window {
@@ -417,21 +462,19 @@ impl Base {
         Ok(())
     }
 
-    /// The first sequence number that no frame has had.
+    /// The first sequence number that no frame has had. Frames that are in no table yet do not count: ask before the
+    /// first of them is written. Reads no table, so that a damaged one is not in the way.
     pub fn next_seq(&self) -> Result<u64> {
-        let db = self.db();
-        let mut rows = db.raw_iterator_cf(db.family(DATA));
-        rows.seek_to_last();
-        rows.status().map_err(|error| self.error("read", error))?;
-        let after_last = match rows.key() {
-            None => 0,
-            Some(key) => {
-                let last = super::layout::number(key);
-                last.and_then(|last| last.checked_add(1))
-                    .ok_or_else(|| self.damaged(format!("key in `{DATA}`")))?
+        let mut next = self.number(super::layout::NEXT_SEQ_KEY)?;
+        for file in self.db().live_files().map_err(|error| self.error("list tables", error))? {
+            if file.column_family_name == DATA {
+                let last = file.end_key.as_deref().and_then(super::layout::number);
+                let after = last.and_then(|last| last.checked_add(1));
+                next =
+                    next.max(after.ok_or_else(|| self.damaged(format!("key range of table {}", file.name)))?);
             }
-        };
-        Ok(after_last.max(self.number(super::layout::NEXT_SEQ_KEY)?))
+        }
+        Ok(next)
     }
 
     pub fn stored_bytes(&self) -> Result<u64> {
@@ -453,6 +496,34 @@ impl Base {
         rows.status().map_err(|error| self.error("read", error))?;
         Ok(!rows.valid())
     }
+}
+
+// The first key whose id begins with `prefix`, or would.
+fn prefix_key(prefix: u64) -> [u8; 32] {
+    let mut key = [0; 32];
+    key[..8].copy_from_slice(&prefix.to_be_bytes());
+    key
+}
+
+// The first prefix after `last` from which reading works, as long as damage lies in one piece; `None` if there is
+// none. Pieces that lie close together may be taken for one, with what is between them.
+fn skip(last: u64, mut works: impl FnMut(u64) -> bool) -> Option<u64> {
+    let (mut bad, mut step) = (last, 1_u64);
+    let mut good = loop {
+        let next = last.checked_add(step).unwrap_or(u64::MAX);
+        if works(next) {
+            break next;
+        }
+        if next == u64::MAX {
+            return None;
+        }
+        (bad, step) = (next, step.saturating_mul(2));
+    };
+    while good - bad > 1 {
+        let middle = bad + (good - bad) / 2;
+        if works(middle) { good = middle } else { bad = middle }
+    }
+    Some(good)
 }
 
 // Looks ids up in their family; for each the raw value.
@@ -477,7 +548,7 @@ fn is_damage(error: &rocksdb::Error) -> bool {
 }
 
 fn store_error(dir: &Path, action: &'static str, error: rocksdb::Error) -> Error {
-    let place = dir.display().to_string();
+    let place = home::place(dir);
     if is_damage(&error) {
         return Error::Damaged { what: "database".into(), place, reason: error.into_string() };
     }
@@ -486,7 +557,7 @@ fn store_error(dir: &Path, action: &'static str, error: rocksdb::Error) -> Error
 
 // On opening, RocksDB reports missing files as invalid arguments.
 fn open_error(dir: &Path, error: rocksdb::Error) -> Error {
-    let place = dir.display().to_string();
+    let place = home::place(dir);
     let text: &str = error.as_ref();
     if text.contains("lock hold by current process") || text.contains("While lock file") {
         return Error::Locked { place, pid: None };
@@ -495,4 +566,18 @@ fn open_error(dir: &Path, error: rocksdb::Error) -> Error {
         return Error::Damaged { what: "database".into(), place, reason: error.into_string() };
     }
     store_error(dir, "open the database", error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::skip;
+
+    #[test]
+    fn reading_goes_on_where_it_works_again() {
+        for (last, end) in [(0, 1), (0, 2), (7, 1000), (1 << 40, (1 << 41) + 12_345), (5, u64::MAX)] {
+            assert_eq!(skip(last, |prefix| prefix >= end), Some(end), "{last} {end}");
+        }
+        assert_eq!(skip(3, |_| false), None);
+        assert_eq!(skip(u64::MAX, |_| false), None);
+    }
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
 use crate::error::{At, Error, Result};
@@ -26,8 +27,8 @@ const INGEST_DIR: &str = "db-ingest";
 pub(super) struct Home {
     dir: PathBuf,
     fresh: bool,
-    // The lock goes with the open file.
-    _lock: File,
+    // The lock goes with the open file. A reader may have none: see `lock_shared`.
+    _lock: Option<File>,
 }
 
 impl Home {
@@ -39,26 +40,27 @@ impl Home {
             }
             prepare(dir, faults)?;
         }
-        let lock = lock(dir, FlockOperation::NonBlockingLockExclusive)?;
+        let lock = lock_exclusive(dir)?;
         // Asked again: another process may have completed it before the lock was ours.
         let fresh = !read_format(dir)?;
-        let home = Home { dir: dir.to_owned(), fresh, _lock: lock };
+        let home = Home { dir: dir.to_owned(), fresh, _lock: Some(lock) };
         if fresh && holds_tables(&home.db())? {
             return Err(Error::Damaged {
                 what: "store".into(),
-                place: dir.display().to_string(),
+                place: quoted(dir),
                 reason: "it has tables but no FORMAT file".into(),
             });
         }
         Ok(home)
     }
 
-    /// Finds the directory and shares it with other readers. Writes nothing.
+    /// Finds the directory and shares it with other readers. Writes nothing, except that a lost lock file is made
+    /// again where that is possible.
     pub fn open_shared(dir: &Path) -> Result<Home> {
         if !read_format(dir)? {
             return Err(not_a_store(dir));
         }
-        let lock = lock(dir, FlockOperation::NonBlockingLockShared)?;
+        let lock = lock_shared(dir)?;
         Ok(Home { dir: dir.to_owned(), fresh: false, _lock: lock })
     }
 
@@ -107,7 +109,7 @@ impl Home {
 }
 
 fn not_a_store(dir: &Path) -> Error {
-    let place = dir.display().to_string();
+    let place = quoted(dir);
     let what = if dir.exists() { "store (there is no FORMAT file)" } else { "store" };
     Error::NotFound { what: what.into(), place }
 }
@@ -125,12 +127,12 @@ fn read_format(dir: &Path) -> Result<bool> {
     };
     match format_number(&text) {
         Some(found) if found > FORMAT => {
-            Err(Error::TooNew { kind: "store", place: dir.display().to_string(), found, supported: FORMAT })
+            Err(Error::TooNew { kind: "store", place: quoted(dir), found, supported: FORMAT })
         }
         Some(_) => Ok(true),
         None => Err(Error::Malformed {
             kind: "store format",
-            place: path.display().to_string(),
+            place: quoted(&path),
             reason: "it must be one line: `floe store`, a number".into(),
         }),
     }
@@ -148,10 +150,7 @@ fn prepare(dir: &Path, faults: &Faults) -> Result<()> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            faults.check("create", dir)?;
-            fs::create_dir_all(dir).at("create", dir)?;
-            let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-            return sync_dir(parent.unwrap_or(Path::new(".")));
+            return create_dirs(dir, faults);
         }
         Err(error) => return Err(Error::io("read", dir, error)),
     };
@@ -159,41 +158,93 @@ fn prepare(dir: &Path, faults: &Faults) -> Result<()> {
         let name = entry.at("read", dir)?.file_name();
         if ![LOCK_FILE, DB_DIR, INGEST_DIR, FORMAT_NEW].map(OsStr::new).contains(&name.as_os_str()) {
             return Err(Error::Conflict {
-                what: "directory".into(),
-                place: dir.display().to_string(),
-                reason: format!("it is not empty and not a store: it holds {name:?}"),
+                what: "new store".into(),
+                place: quoted(dir),
+                reason: format!("the directory is not empty and not a store: it holds {name:?}"),
             });
         }
     }
     Ok(())
 }
 
-fn lock(dir: &Path, how: FlockOperation) -> Result<File> {
+// Makes `dir` and the directories above it that are missing. An entry is durable when the directory that holds it
+// is synced.
+fn create_dirs(dir: &Path, faults: &Faults) -> Result<()> {
+    let missing: Vec<_> =
+        dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    for made in missing.into_iter().rev() {
+        faults.check("create", made)?;
+        fs::create_dir_all(made).at("create", made)?;
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new("."));
+        faults.check("sync", parent)?;
+        sync_dir(parent)?;
+    }
+    Ok(())
+}
+
+fn lock_exclusive(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK_FILE);
-    let write = how == FlockOperation::NonBlockingLockExclusive;
-    let file = OpenOptions::new().read(true).write(write).create(write).truncate(false).open(&path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.at("open", &path)?;
-    match flock(&file, how) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            return Err(Error::Locked { place: dir.display().to_string(), pid: holder(&file) });
-        }
-        Err(error) => return Err(Error::io("lock", path, error.into())),
+    if !try_lock(&file, FlockOperation::NonBlockingLockExclusive, &path)? {
+        // Who can share the lock has met readers, who leave no number; the one in the file is then of a writer that
+        // is gone.
+        let readers = try_lock(&file, FlockOperation::NonBlockingLockShared, &path)?;
+        return Err(Error::Locked { place: place(dir), pid: if readers { None } else { holder(&file) } });
     }
-    if write {
-        // Always as long, so that nothing need be cut off: some file systems flush a file that was.
-        file.write_all_at(format!("{:<10}\n", std::process::id()).as_bytes(), 0).at("write", &path)?;
-    }
+    // Always as long, so that nothing need be cut off: some file systems flush a file that was.
+    file.write_all_at(format!("{:<10}\n", std::process::id()).as_bytes(), 0).at("write", &path)?;
     Ok(file)
 }
 
-// Readers hold the lock without a word, and a killed writer leaves its number: only a living process is named.
+// A copy of a store may have come without its lock file. If it cannot be made either, as on a read-only mount or in
+// a directory of another user, reading goes on without a lock: what this process may not write it can only ask
+// others to leave alone, and a store that cannot be read at all helps nobody.
+fn lock_shared(dir: &Path) -> Result<Option<File>> {
+    let path = dir.join(LOCK_FILE);
+    let mut file = File::open(&path);
+    if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+        file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+        if let Err(error) = file {
+            tracing::warn!("{}: read without a lock, for there is no lock file: {error}", path.display());
+            return Ok(None);
+        }
+    }
+    let file = file.at("open", &path)?;
+    if try_lock(&file, FlockOperation::NonBlockingLockShared, &path)? {
+        return Ok(Some(file));
+    }
+    Err(Error::Locked { place: place(dir), pid: holder(&file) })
+}
+
+fn try_lock(file: &File, how: FlockOperation, path: &Path) -> Result<bool> {
+    match flock(file, how) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(Error::io("lock", path, error.into())),
+    }
+}
+
+// The number of the writer that holds the lock. It means nothing if the writer is in another container or on another
+// machine: only a living process is named, also one of another user, which may not be signalled.
 fn holder(lock: &File) -> Option<u32> {
     let mut text = [0; 16];
     let len = lock.read_at(&mut text, 0).ok()?;
     let pid: i32 = std::str::from_utf8(text.get(..len)?).ok()?.trim().parse().ok()?;
-    test_kill_process(Pid::from_raw(pid)?).ok()?;
-    u32::try_from(pid).ok()
+    match test_kill_process(Pid::from_raw(pid)?) {
+        Ok(()) | Err(Errno::PERM) => u32::try_from(pid).ok(),
+        Err(_) => None,
+    }
+}
+
+/// What errors call the store at `dir`.
+pub(super) fn place(dir: &Path) -> String {
+    format!("store {}", quoted(dir))
+}
+
+fn quoted(path: &Path) -> String {
+    format!("`{}`", path.display())
 }
 
 fn holds_tables(db: &Path) -> Result<bool> {

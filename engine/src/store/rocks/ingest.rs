@@ -41,7 +41,8 @@ const NODE_BYTES_MAX: usize = 4 << 20;
 
 /// What is on its way into the database.
 pub(super) struct Writer {
-    next_seq: u64,
+    // Found when the first chunk comes: readers need none, and it must not keep them out.
+    next_seq: Option<u64>,
     // Where tables are written before they are ingested; known once there is one.
     dir: Option<PathBuf>,
     ahead: Arc<Ahead>,
@@ -89,14 +90,13 @@ struct Table {
 }
 
 impl Writer {
-    pub fn new(base: &Base) -> Result<Writer> {
-        Ok(Writer {
-            next_seq: base.next_seq()?,
+    pub fn new(base: &Base) -> Writer {
+        // Marks that cannot be read are looked for again where they matter.
+        let marked = !base.is_empty(CONDEMNED).unwrap_or(false);
+        Writer {
+            next_seq: None,
             dir: None,
-            ahead: Arc::new(Ahead {
-                marked: AtomicBool::new(!base.is_empty(CONDEMNED)?),
-                ..Ahead::default()
-            }),
+            ahead: Arc::new(Ahead { marked: AtomicBool::new(marked), ..Ahead::default() }),
             small: Vec::new(),
             bytes: 0,
             table: None,
@@ -107,12 +107,15 @@ impl Writer {
             log_dirty: false,
             names_dirty: false,
             broken: None,
-        })
+        }
     }
 
     /// The first sequence number not given yet.
-    pub fn next_seq(&self) -> u64 {
-        self.next_seq
+    pub fn next_seq(&mut self, base: &Base) -> Result<u64> {
+        match self.next_seq {
+            Some(next) => Ok(next),
+            None => Ok(*self.next_seq.insert(base.next_seq()?)),
+        }
     }
 
     /// What look-ups may know without the writer.
@@ -195,9 +198,9 @@ impl Writer {
 
     fn take_chunk(&mut self, base: &Base, new: &NewChunk) -> Result<()> {
         let frame = new.frame.as_bytes();
-        let location =
-            Location { seq: self.next_seq, plain_len: new.chunk.len, stored_len: frame.len() as u32 };
-        self.next_seq += 1;
+        let seq = self.next_seq(base)?;
+        let location = Location { seq, plain_len: new.chunk.len, stored_len: frame.len() as u32 };
+        self.next_seq = Some(seq + 1);
         self.append(base, location.seq, frame)?;
         let pending = {
             let mut pending = self.ahead.pending_mut();
@@ -356,10 +359,15 @@ impl Writer {
         })
     }
 
-    /// Moves names from the log into a table.
+    /// Moves names from the log into a table, and saves the entries of durable frames: a publish that was stopped
+    /// finds its chunks again.
     pub fn close(&mut self, base: &Base) -> Result<()> {
         if self.names_dirty && self.broken.is_none() {
             base.flush(META)?;
+        }
+        // Also after a failed write: an entry is only in the memtable when its frame is durable.
+        if self.index_dirty {
+            base.flush(INDEX)?;
         }
         Ok(())
     }

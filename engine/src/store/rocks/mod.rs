@@ -52,20 +52,21 @@ impl RocksStore {
     pub fn open(dir: impl AsRef<Path>, options: &RocksOptions) -> Result<RocksStore> {
         let dir = dir.as_ref();
         let home = Home::open(dir, options.create, &options.faults)?;
-        Self::with(Base::open(dir, home, false, options.faults.clone())?)
+        Ok(Self::with(Base::open(dir, home, false, options.faults.clone())?))
     }
 
-    /// Opens the store at `dir` for reading, beside other readers. No writer can have it meanwhile: RocksDB gives a
-    /// reader no protection from tables that a writer removes. Writing gives [`Error::Conflict`].
+    /// Opens the store at `dir` for reading, beside other readers; it may be on a read-only mount or belong to
+    /// another user. No writer can have it meanwhile: RocksDB gives a reader no protection from tables that a writer
+    /// removes. Writing gives [`Error::Conflict`].
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<RocksStore> {
         let dir = dir.as_ref();
-        Self::with(Base::open(dir, Home::open_shared(dir)?, true, Faults::default())?)
+        Ok(Self::with(Base::open(dir, Home::open_shared(dir)?, true, Faults::default())?))
     }
 
-    fn with(base: Base) -> Result<RocksStore> {
-        let writer = Writer::new(&base)?;
+    fn with(base: Base) -> RocksStore {
+        let writer = Writer::new(&base);
         let ahead = writer.ahead().clone();
-        Ok(RocksStore { base, writer: Mutex::new(writer), ahead })
+        RocksStore { base, writer: Mutex::new(writer), ahead }
     }
 
     /// Where the store is.
@@ -255,11 +256,6 @@ impl Store for RocksStore {
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()> {
         self.writer().seal(&self.base)?;
         self.base.each_chunk(each)
-    }
-
-    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
-        self.flush()?;
-        self.base.walk(&mut |id, _| each(id))
     }
 
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {

@@ -32,7 +32,7 @@ pub(super) fn reclaim(base: &Base, writer: &Mutex<Writer>, swept: &Swept) -> Res
     let end = {
         let mut writer = lock(writer);
         writer.flush(base)?;
-        writer.next_seq()
+        writer.next_seq(base)?
     };
     let mut live = SeqSet::default();
     let mut tables = tables(base, end)?;
