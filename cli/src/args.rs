@@ -255,6 +255,10 @@ pub struct Prune {
     #[arg(long, value_name = "APP")]
     pub app: Option<String>,
     /// Keep chunks that nothing needs for so long before they are removed, as in `2h` or `7days`
+    ///
+    /// One process at a time changes a store, so 0s is safe: what no name needs is removed at once. Give more where a
+    /// publish may be interrupted and run again, which then finds what it stored before: a first prune only marks
+    /// chunks, and a later one removes those that were marked so long ago and are still not needed.
     #[arg(long, value_name = "DURATION", default_value = "0s")]
     pub grace: String,
     /// Count what would be removed, and remove nothing

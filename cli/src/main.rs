@@ -25,5 +25,5 @@ fn main() -> ExitCode {
     let output = Output::new(&args.common);
     let result = Settings::new(&args.common).and_then(|settings| cmd::run(&args.verb, &settings, &output));
     let result = result.and_then(|end| output.flush().map(|()| end));
-    ExitCode::from(report::exit(result, &output))
+    ExitCode::from(report::exit(result, (&args.verb).into(), &output))
 }

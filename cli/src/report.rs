@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use floe::{Error, ErrorClass, Result};
 use serde::Serialize;
 
+use crate::args::Verb;
 use crate::output::Output;
 use crate::terms::{count, safe};
 
@@ -28,6 +29,36 @@ pub enum End {
     },
 }
 
+/// What was asked for: the same error has another cure in another verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doing {
+    /// publish
+    Publish,
+    /// sync
+    Sync,
+    /// verify
+    Verify,
+    /// verify with --repair
+    Repair,
+    /// prune
+    Prune,
+    /// Anything else changes nothing.
+    Look,
+}
+
+impl From<&Verb> for Doing {
+    fn from(verb: &Verb) -> Doing {
+        match verb {
+            Verb::Publish(_) => Doing::Publish,
+            Verb::Sync(_) => Doing::Sync,
+            Verb::Verify(args) if args.repair.is_some() => Doing::Repair,
+            Verb::Verify(_) => Doing::Verify,
+            Verb::Prune(_) => Doing::Prune,
+            _ => Doing::Look,
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Told<'a> {
     kind: &'static str,
@@ -39,7 +70,7 @@ struct Told<'a> {
 }
 
 /// Tells how it ended; returns the exit code.
-pub fn exit(result: Result<End>, output: &Output) -> u8 {
+pub fn exit(result: Result<End>, doing: Doing, output: &Output) -> u8 {
     output.clear();
     match result {
         Ok(End::Done) => 0,
@@ -57,7 +88,7 @@ pub fn exit(result: Result<End>, output: &Output) -> u8 {
         }
         // Whoever read our output has seen enough.
         Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::BrokenPipe => 0,
-        Err(error) => failed(&error, output),
+        Err(error) => failed(&error, doing, output),
     }
 }
 
@@ -79,7 +110,7 @@ pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn failed(error: &Error, output: &Output) -> u8 {
+fn failed(error: &Error, doing: Doing, output: &Output) -> u8 {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -92,7 +123,7 @@ fn failed(error: &Error, output: &Output) -> u8 {
         class: class_name(class),
         message: error.to_string(),
         causes,
-        hint: cure(error),
+        hint: cure(error, doing),
         exit: exit_code(class),
     };
     if matches!(error, Error::Cancelled) {
@@ -133,32 +164,27 @@ fn class_name(class: ErrorClass) -> &'static str {
     }
 }
 
-fn cure(error: &Error) -> Option<String> {
+fn cure(error: &Error, doing: Doing) -> Option<String> {
     if error.class() == ErrorClass::NoSpace {
-        return Some("free some space and run the same command again; it continues".to_owned());
+        return Some(no_space(doing).to_owned());
     }
     let cure = match error {
-        Error::Io { source, .. } => match source.kind() {
-            io::ErrorKind::NotFound => "check the spelling of the path".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                "run as a user who may do that; when publishing, --exclude GLOB leaves a path out".to_owned()
-            }
-            _ => return None,
-        },
+        Error::Io { source, .. } => return io_cure(source.kind(), doing).map(str::to_owned),
         Error::NotFound { what, place } if what.starts_with("name ") => {
             format!("`floe log --store STORE` lists the names in {place}")
         }
         Error::NotFound { what, .. } if what.starts_with("store") => {
             "check the path; `floe publish DIR --store STORE --name NAME` makes a store".to_owned()
         }
+        // A directory that does not know any more which version it is.
+        Error::NotFound { what, .. } if what == "version" => SYNC_AGAIN.to_owned(),
         Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
+        Error::Malformed { kind, .. } if kind.starts_with("replica ") => SYNC_AGAIN.to_owned(),
         Error::Malformed { kind: "store format", .. } => {
             "put this file back from a copy of the store; the database beside it was not touched".to_owned()
         }
-        Error::Damaged { .. } | Error::Malformed { .. } | Error::Limit { .. } => {
-            "`floe verify PLACE` lists all damage; with --repair SOURCE it mends it from another store"
-                .to_owned()
-        }
+        Error::Damaged { what, .. } => damaged(what, doing).to_owned(),
+        Error::Malformed { .. } | Error::Limit { .. } => damaged("", doing).to_owned(),
         Error::TooNew { .. } => "install a newer floe; this one has changed nothing".to_owned(),
         Error::UnsafePath { .. } => {
             "no floe publishes such a path: find out who wrote this store before you use it".to_owned()
@@ -166,23 +192,22 @@ fn cure(error: &Error) -> Option<String> {
         Error::Unpublishable { .. } => {
             "leave it out with --exclude GLOB or a line in .floeignore, or remove it".to_owned()
         }
-        Error::Changed { .. } => "publish again when nothing writes to the directory".to_owned(),
-        Error::Conflict { what, .. } if what.starts_with("directory") => {
-            "give an empty directory, one that does not exist, or a store".to_owned()
-        }
-        Error::Conflict { what, .. } if what.starts_with("name ") => {
-            "a name means the same bytes for good: publish under a new name".to_owned()
-        }
+        Error::Changed { .. } => match doing {
+            Doing::Publish => "publish again when nothing writes to the directory".to_owned(),
+            _ => "run the same command again when nothing else writes to the directory".to_owned(),
+        },
+        Error::Conflict { what, reason, .. } => conflict(what, reason).to_owned(),
         Error::Locked { pid: Some(pid), .. } => {
             format!("wait until process {pid} is done (`ps -p {pid}` shows it), and run this again")
         }
         Error::Locked { pid: None, .. } => {
-            "wait until the other process is done, and run this again".to_owned()
+            "wait until those who read or write it are done, and run this again".to_owned()
         }
-        Error::Store { .. } => {
-            "check the disk and the permissions of the store's files; `floe verify STORE` checks its content"
-                .to_owned()
+        Error::Store { .. } => match doing {
+            Doing::Verify | Doing::Repair => "check the disk and the permissions of the store's files",
+            _ => "check the disk and the permissions of the store's files; `floe verify STORE` checks its content",
         }
+        .to_owned(),
         Error::Usage { what, .. } if what.starts_with("channel ") => {
             "name a version, as in game@1.4.2; `floe log --store STORE` lists them".to_owned()
         }
@@ -194,6 +219,73 @@ fn cure(error: &Error) -> Option<String> {
         _ => return None,
     };
     Some(cure)
+}
+
+const SYNC_AGAIN: &str =
+    "run `floe sync` on this directory: it reads every file, keeps what is right and records it again";
+
+fn no_space(doing: Doing) -> &'static str {
+    match doing {
+        Doing::Publish => "free some space and publish again; what the store has by now is not stored again",
+        Doing::Sync => {
+            "free some space and sync again; files that were built are kept. `floe plan` shows how much it takes"
+        }
+        Doing::Prune => "free a little space first: removing writes down what goes before anything is freed",
+        _ => "free some space and run the same command again",
+    }
+}
+
+fn io_cure(kind: io::ErrorKind, doing: Doing) -> Option<&'static str> {
+    match (kind, doing) {
+        (io::ErrorKind::NotFound, _) => Some("check the spelling of the path"),
+        (io::ErrorKind::PermissionDenied, Doing::Publish) => {
+            Some("run as a user who may do that; --exclude GLOB leaves a path out")
+        }
+        (io::ErrorKind::PermissionDenied, _) => {
+            Some("run as a user who may do that, or change the permissions of this path")
+        }
+        (io::ErrorKind::ReadOnlyFilesystem, _) => Some(
+            "nothing can be written there: copy it, or mount it for writing; reading verbs work as it is",
+        ),
+        _ => None,
+    }
+}
+
+fn damaged(what: &str, doing: Doing) -> &'static str {
+    match (what, doing) {
+        ("list of names", _) => {
+            "versions can still be synced by their id; names come back only with a copy of the store's `db` directory"
+        }
+        ("database" | "store", _) => {
+            "put the store's `db` directory back from a copy, or publish the trees into a new store"
+        }
+        (_, Doing::Verify | Doing::Repair) => {
+            "this stopped the check, so nothing can mend it in place: publish the trees again into a new store"
+        }
+        (_, Doing::Sync) => {
+            "DIR is as it was; `floe verify STORE --repair SOURCE` mends a store from another one"
+        }
+        (_, Doing::Prune) => {
+            "`floe verify STORE --repair SOURCE` mends it from another store; then prune again"
+        }
+        _ => "`floe verify STORE` lists all damage; with --repair SOURCE it mends it from another store",
+    }
+}
+
+fn conflict(what: &str, reason: &str) -> &'static str {
+    if what == "new store" {
+        "give an empty directory, one that does not exist, or a store"
+    } else if reason.contains("is a floe store") {
+        "the store is SOURCE; for DIR give a directory that is to become a copy of the version"
+    } else if what.starts_with("name ") {
+        "a name means the same bytes for good: publish under a new name"
+    } else if reason.contains("interrupted") {
+        "run `floe sync` on this directory: it finishes the switch to the version that was asked for"
+    } else if what.starts_with("file ") {
+        "move it away, keep it with --protect GLOB, or have it replaced with --overwrite"
+    } else {
+        "move it away and run this again"
+    }
 }
 
 #[cfg(test)]
@@ -231,7 +323,47 @@ mod tests {
         ];
         for (error, want) in rows {
             assert_eq!(exit_code(error.class()), want, "{error:?}");
-            assert!(cure(&error).is_some(), "{error:?}");
+            for doing in
+                [Doing::Publish, Doing::Sync, Doing::Verify, Doing::Repair, Doing::Prune, Doing::Look]
+            {
+                assert!(cure(&error, doing).is_some(), "{error:?}");
+            }
         }
+    }
+
+    #[test]
+    fn cures_fit_the_verb() {
+        let denied = || io_error(io::ErrorKind::PermissionDenied);
+        let damaged =
+            || Error::Damaged { what: "node".into(), place: "store `x`".into(), reason: "bad".into() };
+        let changed = || Error::Changed { path: "x".into() };
+        let conflict = |what: &str, reason: &str| Error::Conflict {
+            what: what.into(),
+            place: "replica `x`".into(),
+            reason: reason.into(),
+        };
+        // What the cure says, and what it must not say.
+        let rows = [
+            (denied(), Doing::Publish, "--exclude", "--protect"),
+            (denied(), Doing::Sync, "permissions", "--exclude"),
+            (changed(), Doing::Publish, "publish again", "same command"),
+            (changed(), Doing::Sync, "same command", "publish"),
+            (damaged(), Doing::Look, "floe verify STORE", "DIR"),
+            (damaged(), Doing::Sync, "DIR is as it was", "lists"),
+            (damaged(), Doing::Verify, "publish", "floe verify"),
+            (damaged(), Doing::Repair, "publish", "floe verify"),
+            (io_error(io::ErrorKind::StorageFull), Doing::Publish, "publish again", "sync"),
+            (io_error(io::ErrorKind::StorageFull), Doing::Sync, "sync again", "publish"),
+            (conflict("the replica", "a switch was interrupted; x"), Doing::Verify, "floe sync", "verify"),
+            (conflict("the directory", "this directory is a floe store"), Doing::Sync, "SOURCE", "move"),
+            (conflict("file `a`", "no version wrote it"), Doing::Sync, "--overwrite", "publish"),
+            (conflict("`a`", "it is yours"), Doing::Sync, "move it away", "publish"),
+        ];
+        for (error, doing, says, not) in rows {
+            let cure = cure(&error, doing).unwrap_or_default();
+            assert!(cure.contains(says) && !cure.contains(not), "{doing:?} {error:?}: {cure}");
+        }
+        let state = Error::Malformed { kind: "replica state", place: "x".into(), reason: "bad".into() };
+        assert!(cure(&state, Doing::Verify).is_some_and(|cure| cure.contains("floe sync")));
     }
 }

@@ -124,7 +124,12 @@ pub fn what_is_at(path: &Path) -> Result<Place> {
     })
 }
 
-/// Opens a store that is there.
+/// Opens a store that is there, to read it beside other readers.
+pub fn open_to_read(path: &Path) -> Result<Box<dyn Store>> {
+    Ok(Box::new(RocksStore::open_read_only(path)?))
+}
+
+/// Opens a store that is there, to change it.
 pub fn open(path: &Path) -> Result<Box<dyn Store>> {
     store(path, false)
 }

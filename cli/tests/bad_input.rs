@@ -160,16 +160,16 @@ fn things_that_are_not_there() {
             args: &["log", "--store", "store"],
             exit: 1,
             stderr: expect![[r#"
-            error: no store in store
-            hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
-        "#]],
+                error: no store in `store`
+                hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
+            "#]],
         },
         Row {
             before: |place| place.write("store/x", ""),
             args: &["log", "--store", "store"],
             exit: 1,
             stderr: expect![[r#"
-                error: no store (there is no FORMAT file) in store
+                error: no store (there is no FORMAT file) in `store`
                 hint: check the path; `floe publish DIR --store STORE --name NAME` makes a store
             "#]],
         },
@@ -188,9 +188,9 @@ fn things_that_are_not_there() {
             args: &["sync", "store", "app@9", "dir"],
             exit: 1,
             stderr: expect![[r#"
-            error: no name `app@9` in store
-            hint: `floe log --store STORE` lists the names in store
-        "#]],
+                error: no name `app@9` in store `store`
+                hint: `floe log --store STORE` lists the names in store `store`
+            "#]],
         },
         Row {
             before: synced,
@@ -202,7 +202,7 @@ fn things_that_are_not_there() {
             ],
             exit: 1,
             stderr: expect![[r#"
-                error: no version 0000000000000000000000000000000000000000000000000000000000000000 in store
+                error: no version 0000000000000000000000000000000000000000000000000000000000000000 in store `store`
                 hint: `floe log --store STORE` lists what a store has
             "#]],
         },
@@ -211,9 +211,9 @@ fn things_that_are_not_there() {
             args: &["prune", "store", "--keep", "app@9"],
             exit: 1,
             stderr: expect![[r#"
-            error: no name `app@9` in store
-            hint: `floe log --store STORE` lists the names in store
-        "#]],
+                error: no name `app@9` in store `store`
+                hint: `floe log --store STORE` lists the names in store `store`
+            "#]],
         },
         Row {
             before: nothing,
@@ -248,7 +248,7 @@ fn things_that_cannot_be_done() {
             args: &["publish", "v1", "--store", "store", "--name", "app@1"],
             exit: 6,
             stderr: expect![[r#"
-                error: name `app@1` in store: it is bound to version 430a08330115e7b2a4b1244229493a029fd8f624ed076211644b3e38c4cdf1db, not 58129b1f9365861cd9b64a0a2c32a7423738daeea3a604e8b76e57c3464038a1
+                error: name `app@1` in store `store`: it is bound to version 430a08330115e7b2a4b1244229493a029fd8f624ed076211644b3e38c4cdf1db, not 58129b1f9365861cd9b64a0a2c32a7423738daeea3a604e8b76e57c3464038a1
                 hint: a name means the same bytes for good: publish under a new name
             "#]],
         },
@@ -260,7 +260,7 @@ fn things_that_cannot_be_done() {
             args: &["publish", "v1", "--store", "store", "--name", "app@1"],
             exit: 6,
             stderr: expect![[r#"
-                error: directory in store: it is not empty and not a store: it holds "precious"
+                error: new store in `store`: the directory is not empty and not a store: it holds "precious"
                 hint: give an empty directory, one that does not exist, or a store
             "#]],
         },
@@ -269,7 +269,7 @@ fn things_that_cannot_be_done() {
             args: &["log", "--store", "store"],
             exit: 1,
             stderr: expect![[r#"
-                error: store in store has format 99, but this floe reads up to 1
+                error: store in `store` has format 99, but this floe reads up to 1
                 hint: install a newer floe; this one has changed nothing
             "#]],
         },
@@ -278,7 +278,7 @@ fn things_that_cannot_be_done() {
             args: &["log", "--store", "store"],
             exit: 4,
             stderr: expect![[r#"
-                error: malformed store format in store/FORMAT: it must be one line: `floe store`, a number
+                error: malformed store format in `store/FORMAT`: it must be one line: `floe store`, a number
                 hint: put this file back from a copy of the store; the database beside it was not touched
             "#]],
         },
@@ -324,7 +324,7 @@ fn what_another_process_holds() {
     let words = |ran: Ran| format!("{} {}", ran.exit, ran.stderr).replace(&pid, "PID");
     let store = hold(&place, "store/LOCK");
     expect![[r#"
-        6 error: store is in use by process PID
+        6 error: store `store` is in use by process PID
         hint: wait until process PID is done (`ps -p PID` shows it), and run this again
     "#]]
     .assert_eq(&words(place.floe(&["log", "--store", "store"])));
@@ -363,7 +363,7 @@ fn an_unreadable_file_fails_the_publish_and_binds_nothing() {
     expect![[r#"
         error: cannot open `v1/secret`
         caused by: Permission denied (os error 13)
-        hint: run as a user who may do that; when publishing, --exclude GLOB leaves a path out
+        hint: run as a user who may do that; --exclude GLOB leaves a path out
     "#]]
     .assert_eq(&ran.stderr);
     let names = place.floe(&["log", "--store", "store", "--json"]).objects();
@@ -405,7 +405,7 @@ fn a_full_disk_has_its_own_exit_code() {
     expect![[r#"
         error: cannot write to `standard output`
         caused by: No space left on device (os error 28)
-        hint: free some space and run the same command again; it continues
+        hint: free some space and run the same command again
     "#]]
     .assert_eq(&String::from_utf8_lossy(&done.stderr));
 }
@@ -439,7 +439,7 @@ fn a_damaged_store_is_named_and_mended_from_another() {
     assert!(found.stdout.contains("app@1:data/big.bin"), "{found:?}");
     let sync = place.floe(&["sync", "store", "app@1", "fresh"]);
     assert_eq!(sync.exit, 4, "{sync:?}");
-    assert!(sync.stderr.contains("hint: `floe verify"), "{sync:?}");
+    assert!(sync.stderr.contains("`floe verify STORE --repair SOURCE`"), "{sync:?}");
     let mended = place.report(&["verify", "store", "--repair", "other"]);
     assert_eq!(mended["sound"], true);
     assert_eq!(place.report(&["verify", "store"])["sound"], true);

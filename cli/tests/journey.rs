@@ -111,8 +111,10 @@ fn ls_and_log_list_everything() {
     assert_eq!(names.iter().filter_map(|name| name["name"].as_str()).collect::<Vec<_>>(), ["app@1", "app@2"]);
     assert_eq!(names[0]["version"].as_str().expect("an id").len(), 64);
     let table = place.floe(&["log", "--store", "store"]).stdout;
-    assert_eq!(table.lines().count(), 3, "{table}");
-    assert_eq!(place.floe(&["log", "other", "--store", "store"]).stdout, "");
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(table.lines().last().is_some_and(|line| line.starts_with("store     2 names, ")), "{table}");
+    let none = place.floe(&["log", "other", "--store", "store"]).stdout;
+    assert!(none.starts_with("store     0 names, ") && none.lines().count() == 1, "{none}");
 }
 
 #[test]
@@ -142,6 +144,8 @@ fn prune_removes_what_nothing_kept_needs() {
         assert_eq!(dry[field], wet[field], "{field}");
     }
     assert_eq!(wet["names_removed"][0], "app@1");
+    assert_eq!(dry["bytes_stored"], wet["bytes_stored_before"]);
+    assert!(wet["bytes_stored"].as_u64() < wet["bytes_stored_before"].as_u64(), "{wet}");
     assert!(wet["chunks_removed"].as_u64() > Some(0), "{wet}");
     assert_eq!(place.report(&["verify", "store"])["sound"], true);
     place.report(&["sync", "store", "app@2", "dir"]);

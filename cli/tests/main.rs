@@ -1,7 +1,9 @@
 //! The command from outside: the real binary on small trees.
 
 mod bad_input;
+mod full_disk;
 mod help;
 mod interrupted;
 mod journey;
+mod readers;
 mod support;

@@ -38,7 +38,7 @@ struct Line<'a> {
 
 pub fn run(args: &Diff, output: &Output) -> Result<End> {
     let (a, b) = (settings::target(&args.a)?, settings::target(&args.b)?);
-    let store = settings::open(settings::place(&args.store)?)?;
+    let store = settings::open_to_read(settings::place(&args.store)?)?;
     let have = floe::sync::resolve(&*store, &a)?;
     let want = floe::sync::resolve(&*store, &b)?;
     let found = floe::sync::diff(&*store, have, want)?;

@@ -37,7 +37,7 @@ struct Line<'a> {
 
 pub fn run(args: &Ls, output: &Output) -> Result<End> {
     let target = settings::target(&args.name)?;
-    let store = settings::open(settings::place(&args.store)?)?;
+    let store = settings::open_to_read(settings::place(&args.store)?)?;
     let version = floe::sync::resolve(&*store, &target)?;
     let totals = floe::sync::list(&*store, version, &mut |entry| {
         if output.cancelled() {

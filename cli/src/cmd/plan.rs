@@ -41,7 +41,7 @@ struct Line<'a> {
 pub fn run(args: &Plan, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
-    let source = settings::open(settings::place(&what.source)?)?;
+    let source = settings::open_to_read(settings::place(&what.source)?)?;
     let planned = floe::sync::plan(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
     for step in &planned.plan.steps {
         let line = line(step);

@@ -23,6 +23,8 @@ struct Report {
     nodes_removed: u64,
     bytes_removed: u64,
     bytes_condemned: u64,
+    bytes_stored_before: u64,
+    bytes_stored: u64,
 }
 
 pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
@@ -41,7 +43,9 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
             reason: "needs --keep-last N or --keep NAME, else it would remove everything".to_owned(),
         });
     }
-    let store = settings::open(settings::place(&args.store)?)?;
+    let path = settings::place(&args.store)?;
+    let store = if args.dry_run { settings::open_to_read(path)? } else { settings::open(path)? };
+    let bytes_before = store.stored_bytes()?;
     let options = PruneOptions { keep, grace, dry_run: args.dry_run, now_unix_s: settings.now_unix_s };
     let done = floe::sync::prune(&*store, &options, output)?;
     let swept = done.swept;
@@ -57,6 +61,8 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
         nodes_removed: swept.nodes_removed,
         bytes_removed: swept.bytes_removed,
         bytes_condemned: swept.bytes_condemned,
+        bytes_stored_before: bytes_before,
+        bytes_stored: store.stored_bytes()?,
     };
     let word = if args.dry_run { "would go" } else { "removed" };
     for name in &report.names_removed {
@@ -79,6 +85,8 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
             format!("{} ({})", count(report.chunks_condemned, "chunk"), bytes(report.bytes_condemned));
         table.push(("later", format!("{later}, after the grace period")));
     }
+    let (before, after) = (bytes(report.bytes_stored_before), bytes(report.bytes_stored));
+    table.push(("on disk", if args.dry_run { after } else { format!("{after}, before {before}") }));
     table.push(("time", elapsed(output.elapsed())));
     output.report("prune", &report, &table)?;
     Ok(super::end(unchanged, args.exit_unchanged))

@@ -29,7 +29,7 @@ struct Report {
 pub fn run(args: &Sync, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
-    let source = settings::open(settings::place(&what.source)?)?;
+    let source = settings::open_to_read(settings::place(&what.source)?)?;
     let done = floe::sync::sync(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
     let report = Report {
         version: done.version.to_string(),

@@ -1,9 +1,10 @@
 //! `floe verify STORE|DIR [--repair SOURCE]`
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use floe::sync::{Damage, SyncOptions, Verified, VerifyOptions};
-use floe::{Error, Faults, Result, limits};
+use floe::{Error, Faults, Notice, Phase, Progress, Result, limits};
 use serde::Serialize;
 
 use crate::args::Verify;
@@ -62,17 +63,14 @@ pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
 }
 
 fn store(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {
-    let store = settings::open(path)?;
-    match repair {
-        None => floe::sync::verify_store(&*store, options, output),
-        Some(source) => floe::sync::repair_store(&*store, &*settings::open(source)?, options, output),
-    }
+    let Some(source) = repair else {
+        return floe::sync::verify_store(&*settings::open_to_read(path)?, options, output);
+    };
+    floe::sync::repair_store(&*settings::open(path)?, &*settings::open_to_read(source)?, options, output)
 }
 
 fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {
     let Some(source) = repair else { return floe::sync::verify_replica(path, options, output) };
-    // An interrupted switch cannot be verified before it is finished, which the repair does.
-    let before = floe::sync::verify_replica(path, options, output).map_or(0, |found| found.damage.len());
     let sync = SyncOptions {
         delete: false,
         overwrite: false,
@@ -82,10 +80,40 @@ fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: 
         in_flight_bytes_max: limits::IN_FLIGHT_BYTES_MAX,
         faults: Faults::default(),
     };
-    floe::sync::repair_replica(path, &*settings::open(source)?, &sync, output)?;
-    let mut found = floe::sync::verify_replica(path, options, output)?;
-    found.repaired = before.saturating_sub(found.damage.len()) as u64;
-    Ok(found)
+    // Repairing reads every file and tells which are not as recorded; verifying reads them once more, so that what
+    // is reported as sound was sound on disk.
+    let counting = Counting { output, modified: AtomicU64::new(0) };
+    let synced = floe::sync::repair_replica(path, &*settings::open_to_read(source)?, &sync, &counting)?;
+    let found = floe::sync::verify_replica(path, options, output)?;
+    let repaired = counting.modified.into_inner().saturating_sub(synced.files_protected);
+    Ok(Verified { repaired: repaired.saturating_sub(found.damage.len() as u64), ..found })
+}
+
+/// Passes everything on to the output, and counts the paths that are not what the replica recorded.
+struct Counting<'a> {
+    output: &'a Output,
+    modified: AtomicU64,
+}
+
+impl Progress for Counting<'_> {
+    fn phase(&self, phase: Phase, total: Option<u64>) {
+        self.output.phase(phase, total);
+    }
+
+    fn advance(&self, amount: u64) {
+        self.output.advance(amount);
+    }
+
+    fn notice(&self, notice: Notice) {
+        if matches!(notice, Notice::LocallyModified { .. }) {
+            self.modified.fetch_add(1, Ordering::Relaxed);
+        }
+        self.output.notice(notice);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.output.cancelled()
+    }
 }
 
 fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
