@@ -202,16 +202,18 @@ fn a_foreign_file_that_grows_is_left_alone() {
 }
 
 #[test]
-fn a_recorded_file_that_grows_is_replaced() {
+fn a_recorded_file_is_replaced_once_it_stays_as_it_is() {
     let scene = Scene::new(&[&small().with("log", Item::file(0o644, World::noise(1, 300_000)))]);
     scene.sync(0);
     let log = scene.dir().join("log");
     fs::write(&log, World::noise(1, 200_000)).expect("written");
     let found = verify_replica(&scene.dir(), &verifying(), &Growing(&log)).expect("verifies");
     assert_eq!(found.damage.len(), 1);
+    // While somebody writes to it, what they write is not thrown away.
     let grown = Growing(&log);
     let synced = floe::sync::sync(&scene.store, &named("game@0"), &scene.dir(), &syncing(), &grown);
-    assert_eq!(synced.expect("syncs").files_changed, 1);
+    assert!(matches!(synced, Err(Error::Changed { path }) if path == log));
+    assert_eq!(scene.sync(0).files_changed, 1);
 }
 
 #[test]
