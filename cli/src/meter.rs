@@ -132,7 +132,7 @@ fn words(phase: Phase) -> (&'static str, Unit) {
 fn style(phase: Phase, total: Option<u64>) -> ProgressStyle {
     let template = match (words(phase).1, total) {
         (Unit::Bytes, Some(_)) => {
-            "{msg} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left"
+            "{msg} [{wide_bar}] {percent}% of {binary_total_bytes} {binary_bytes_per_sec} {eta} left"
         }
         (Unit::Bytes, None) => "{spinner} {msg} {binary_bytes} {binary_bytes_per_sec}",
         (Unit::Things, Some(_)) => "{msg} [{wide_bar}] {human_pos}/{human_len} {eta} left",
