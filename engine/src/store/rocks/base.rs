@@ -510,7 +510,7 @@ fn prefix_key(prefix: u64) -> [u8; 32] {
 fn skip(last: u64, mut works: impl FnMut(u64) -> bool) -> Option<u64> {
     let (mut bad, mut step) = (last, 1_u64);
     let mut good = loop {
-        let next = last.checked_add(step).unwrap_or(u64::MAX);
+        let next = last.saturating_add(step);
         if works(next) {
             break next;
         }
