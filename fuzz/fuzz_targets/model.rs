@@ -74,7 +74,7 @@ impl World {
         self.tree.retain(|other, _| !other.starts_with(&below) && !path.starts_with(&format!("{other}/")));
         self.tree.remove(path);
         let len = [0, 1, 700, 40_000, 600_000][b % 5];
-        if b % 7 > 0 {
+        if !b.is_multiple_of(7) {
             let mut content = vec![0; len];
             noise(b as u64 % 3, &mut content);
             self.tree.insert(path.to_owned(), content);
@@ -111,6 +111,7 @@ impl World {
         let Some((name, tree)) = self.versions.get(a % self.versions.len().max(1)) else { return };
         let options = SyncOptions {
             delete,
+            overwrite: true,
             protect: Vec::new(),
             rehash: false,
             threads: THREADS,
