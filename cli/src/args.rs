@@ -1,5 +1,6 @@
 //! What was typed. The doc comments are the help, so they speak to someone who sees floe for the first time.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -39,9 +40,9 @@ pub struct Common {
     /// Print nothing but errors (with --json: the objects, too)
     #[arg(long, short, global = true)]
     pub quiet: bool,
-    /// Use N threads [default: one per processor]
-    #[arg(long, value_name = "N", global = true)]
-    pub threads: Option<std::num::NonZeroUsize>,
+    /// Use N threads, up to 1024 [default: one per processor]
+    #[arg(long, value_name = "N", global = true, value_parser = threads)]
+    pub threads: Option<NonZeroUsize>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -317,4 +318,10 @@ mod tests {
             assert_eq!(level(text).ok(), want, "{text}");
         }
     }
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let most = floe::limits::THREADS_MAX;
+    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= most);
+    threads.ok_or_else(|| format!("must be 1 to {most}"))
 }

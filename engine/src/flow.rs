@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use rayon::ThreadPoolBuilder;
 
 use crate::error::{Error, Result};
+use crate::limits::THREADS_MAX;
 
 /// How much may be in flight, and on how many threads.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +32,7 @@ pub(crate) fn ordered<T: Send, R: Send>(
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let threads = flow.threads.get();
+    let threads = flow.threads.get().min(THREADS_MAX);
     let pool = ThreadPoolBuilder::new().num_threads(threads + 1).build().map_err(|error| {
         let source = std::io::Error::other(error);
         Error::Io { action: "start threads of", path: "this process".into(), source }

@@ -22,6 +22,8 @@ pub const SYMLINK_LEN_MAX: usize = 4095;
 pub const NAME_APP_LEN_MAX: usize = 64;
 /// Longest label part of a name.
 pub const NAME_LABEL_LEN_MAX: usize = 128;
+/// Most threads one call uses, however many it is given.
+pub const THREADS_MAX: usize = 1024;
 /// Default bound on the plain bytes of chunks in flight inside one verb.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 

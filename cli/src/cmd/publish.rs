@@ -5,7 +5,7 @@ use std::path::Path;
 use floe::content::Compression;
 use floe::store::Name;
 use floe::sync::PublishOptions;
-use floe::{Faults, Result, limits};
+use floe::{Error, Faults, Result, limits};
 use serde::Serialize;
 
 use crate::args::Publish;
@@ -34,6 +34,13 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     let name = Name::parse(&args.name)?;
     let path = settings::place(&args.store)?;
     let store = settings::open_or_create(path)?;
+    if same_directory(&args.dir, path) {
+        return Err(Error::Conflict {
+            what: format!("directory `{}`", args.dir.display()),
+            place: store.place(),
+            reason: "it is the store itself".into(),
+        });
+    }
     let options = PublishOptions {
         compression: if args.level == 0 { Compression::None } else { Compression::Zstd(args.level.into()) },
         exclude: args.exclude.iter().cloned().chain(store_below(&args.dir, path)).collect(),
@@ -73,6 +80,10 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     table.push(("time", elapsed(output.elapsed())));
     output.report("publish", &report, &table)?;
     Ok(super::end(unchanged, args.exit_unchanged))
+}
+
+fn same_directory(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 // A store that lies in the directory to publish is no part of it: a glob that leaves it out, with what globs read

@@ -25,6 +25,7 @@ struct Report {
     damaged: u64,
     repaired: u64,
     files_foreign: u64,
+    files_protected: u64,
 }
 
 /// One damaged thing as an object.
@@ -136,6 +137,7 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
         damaged,
         repaired: found.repaired,
         files_foreign: found.files_foreign,
+        files_protected: found.files_protected,
     };
     let checked = match place {
         Place::Store => format!(
@@ -144,6 +146,12 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
             count(found.nodes, "node"),
             count(found.chunks, "chunk"),
             bytes(found.bytes)
+        ),
+        Place::Replica if found.files_protected > 0 => format!(
+            "{} ({}); not checked: {} of yours (--protect)",
+            count(found.files, "file"),
+            bytes(found.bytes),
+            count(found.files_protected, "file")
         ),
         Place::Replica => format!("{} ({})", count(found.files, "file"), bytes(found.bytes)),
     };

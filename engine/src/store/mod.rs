@@ -7,6 +7,7 @@ mod name;
 #[cfg(feature = "rocks")]
 mod rocks;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::content::Frame;
@@ -32,6 +33,10 @@ pub trait Source: NodeSource + Send {
     ) -> Result<()>;
     /// Length of each chunk's frame as stored; `None` for a chunk that is not there.
     fn frame_lens(&self, ids: &[ChunkId]) -> Result<Vec<Option<u32>>>;
+    /// The directory it lies in, if that is on this machine.
+    fn local_dir(&self) -> Option<PathBuf> {
+        None
+    }
     /// What `name` is bound to.
     fn resolve(&self, name: &Name) -> Result<Option<NameRecord>>;
     /// All names, or those of one app, in the order they were bound.

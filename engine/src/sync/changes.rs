@@ -2,12 +2,12 @@
 
 use std::collections::HashSet;
 
-use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use ignore::gitignore::Gitignore;
 
 use crate::error::{Error, Result};
 use crate::id::VersionId;
 use crate::progress::Progress;
-use crate::tree::{Replica, Survey};
+use crate::tree::{Replica, Survey, compile_globs};
 use crate::version::{Change, Entry, EntryKind, Manifest, NodeSource, RelPath, diff};
 
 use super::SyncOptions;
@@ -68,8 +68,10 @@ impl Wanted {
         let mut wanted = Wanted { changes: Vec::new(), foreign: 0, protected: 0, collisions: Vec::new() };
         let mut drift = survey.drift.iter().peekable();
         let want = Manifest::open(want_nodes, want)?;
-        let mut judge = |path_have: Option<Entry>, actual: Option<Entry>, entry: Option<Entry>| {
-            wanted.judge(path_have, actual, entry, options, protect);
+        let mut judge = |recorded: Option<Entry>, actual: Option<Entry>, entry: Option<Entry>| {
+            let recorded =
+                recorded.filter(|recorded| actual.as_ref() == Some(recorded) || !protect.spared(recorded));
+            wanted.judge(recorded, actual, entry, options, protect);
         };
         let mut merge = |change: Change| {
             while let Some(only) = drift.next_if(|drift| drift.path < change.path) {
@@ -163,24 +165,29 @@ fn unchanged(drift: &Change, want: &Manifest<'_>) -> Result<Option<Entry>> {
     Ok(drift.have.clone().filter(|_| !goes))
 }
 
-/// Paths never to touch, as globs in `.gitignore` syntax.
-pub(super) struct Protect(Gitignore);
+/// Paths never to touch, as globs in `.gitignore` syntax, and those that the last sync did not touch.
+pub(super) struct Protect {
+    now: Gitignore,
+    before: Gitignore,
+}
 
 impl Protect {
-    pub fn new(globs: &[String]) -> Result<Protect> {
-        let mut builder = GitignoreBuilder::new("");
-        for glob in globs {
-            builder.add_line(None, glob).map_err(|error| bad_glob(glob, &error))?;
-        }
-        builder.build().map(Protect).map_err(|error| bad_glob(&globs.join(" "), &error))
+    pub fn new(now: &[String], before: &[String]) -> Result<Protect> {
+        Ok(Protect { now: compile_globs(now)?, before: compile_globs(before)? })
     }
 
     pub fn covers(&self, path: &RelPath, entry: Option<&Entry>) -> bool {
-        let is_dir = entry.is_some_and(|entry| matches!(entry.kind, EntryKind::Dir { .. }));
-        !self.0.is_empty() && self.0.matched_path_or_any_parents(path.as_str(), is_dir).is_ignore()
+        covers(&self.now, path, entry)
+    }
+
+    /// True if the last sync left the path alone: then the state records what the version has there, but what is there
+    /// is the user's.
+    fn spared(&self, recorded: &Entry) -> bool {
+        covers(&self.before, &recorded.path, Some(recorded))
     }
 }
 
-fn bad_glob(glob: &str, error: &ignore::Error) -> Error {
-    Error::Usage { what: format!("glob `{}`", glob.escape_debug()), reason: error.to_string() }
+fn covers(globs: &Gitignore, path: &RelPath, entry: Option<&Entry>) -> bool {
+    let is_dir = entry.is_some_and(|entry| matches!(entry.kind, EntryKind::Dir { .. }));
+    !globs.is_empty() && globs.matched_path_or_any_parents(path.as_str(), is_dir).is_ignore()
 }

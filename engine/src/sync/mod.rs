@@ -268,6 +268,8 @@ pub struct Verified {
     pub repaired: u64,
     /// Paths on disk that no version wrote (replica).
     pub files_foreign: u64,
+    /// Files that are protected and not as the version has them; not counted in `files` (replica).
+    pub files_protected: u64,
 }
 
 /// What a prune keeps. A name is kept if any rule keeps it; no rule at all is refused.

@@ -2,9 +2,9 @@
 //! stage is made current at once.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::id::VersionId;
 use crate::progress::{Notice, Phase, Progress};
 use crate::store::Source;
@@ -33,7 +33,8 @@ pub fn sync(
     };
     // A version that is not there, or a bad glob, leaves no trace of a replica.
     resolve_root(source, target)?;
-    Protect::new(&options.protect)?;
+    Protect::new(&options.protect, &[])?;
+    keep_apart(source, dir)?;
     let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
     sync_open(source, target, name.as_deref(), replica, options, progress)
 }
@@ -49,7 +50,7 @@ pub(super) fn sync_open(
 ) -> Result<Synced> {
     let counted = Counted::new(source);
     let (want, root) = resolve_root(&counted, target)?;
-    let protect = Protect::new(&options.protect)?;
+    let protect = Protect::new(&options.protect, replica.protect())?;
     let job = Job { source: &counted, want, root: &root, name, protect: &protect, options, progress };
     match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress)) {
         Err(error) if replica.nodes().is_blamed(&error) => {
@@ -58,6 +59,34 @@ pub(super) fn sync_open(
         }
         done => done,
     }
+}
+
+/// Refuses a replica and a source of which one lies in the other: each would take the other's files for foreign ones.
+pub(super) fn keep_apart(source: &dyn Source, dir: &Path) -> Result<()> {
+    let Some(store) = source.local_dir() else { return Ok(()) };
+    let (store, replica) = (store.canonicalize().at("find", &store)?, resolved(dir)?);
+    let reason = match (store.starts_with(&replica), replica.starts_with(&store)) {
+        (true, _) => "the source lies in it",
+        (_, true) => "it lies in the source",
+        _ => return Ok(()),
+    };
+    let (what, place) = ("a replica".into(), format!("`{}`", dir.display()));
+    Err(Error::Conflict { what, place, reason: reason.into() })
+}
+
+// Where `dir` lies or would lie, with no link and no `..` in it.
+fn resolved(dir: &Path) -> Result<PathBuf> {
+    let dir = std::path::absolute(dir).at("find", dir)?;
+    let there = |path: &&Path| path.symlink_metadata().is_ok();
+    let Some(there) = dir.ancestors().find(there) else { return Ok(dir) };
+    let mut resolved = there.canonicalize().at("find", there)?;
+    for part in dir.strip_prefix(there).unwrap_or(Path::new("")).components() {
+        match part {
+            Component::ParentDir => drop(resolved.pop()),
+            part => resolved.push(part),
+        }
+    }
+    Ok(resolved)
 }
 
 struct Job<'a> {
@@ -144,8 +173,9 @@ pub fn plan(
 ) -> Result<Planned> {
     let counted = Counted::new(source);
     let (want, root) = resolve_root(&counted, target)?;
-    let protect = Protect::new(&options.protect)?;
+    keep_apart(source, dir)?;
     let replica = Replica::peek(dir)?;
+    let protect = Protect::new(&options.protect, replica.protect())?;
     let mut survey = survey(&replica, Replica::survey, options, progress)?;
     let from = replica.version();
 

@@ -31,6 +31,7 @@ pub use fill::fetch_batches;
 pub use nodelog::NodeLog;
 pub use reader::FileReader;
 pub use replica::{Replica, ReplicaOptions};
+pub(crate) use rules::compile_globs;
 pub use scan::{Found, FoundKind, Scan, ScanOptions, SourceTree};
 pub use stage::{Fetch, Stage, StageOptions, Staged};
 pub use stat::{Fingerprint, StatTable};

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::error::{Error, Result};
+use crate::error::{At, Error, Result};
 use crate::fault::Faults;
 use crate::id::VersionId;
 use crate::progress::{Notice, Progress};
@@ -204,20 +204,23 @@ impl Replica {
 }
 
 // A store is no place for a replica: its own files would be in each other's way.
+// A directory that is a store, or lies in one.
 fn refuse_store(disk: &Disk) -> Result<()> {
-    if disk.kind(STATE_DIR)?.is_some() {
-        return Ok(());
-    }
+    let dir = disk.path().canonicalize().at("find", disk.path())?;
+    // What lies in a replica may look like a store: a version can hold anything.
+    let mut above = dir.ancestors().take_while(|dir| dir.join(STATE_DIR).symlink_metadata().is_err());
+    let Some(store) = above.find(|dir| is_store(dir)) else { return Ok(()) };
+    let reason = if store == dir { "this directory is a floe store" } else { "it lies in a floe store" };
+    let place = format!("`{}`", disk.path().display());
+    Err(Error::Conflict { what: "a replica".into(), place, reason: reason.into() })
+}
+
+fn is_store(dir: &Path) -> bool {
+    let path = dir.join("FORMAT");
     let mut words = [0; STORE_WORDS.len()];
-    let begins = |file: File| file.read_exact_at(&mut words, 0);
-    if disk.open_file("FORMAT").and_then(begins).is_err() || words != STORE_WORDS {
-        return Ok(());
-    }
-    Err(Error::Conflict {
-        what: "a replica".into(),
-        place: format!("`{}`", disk.path().display()),
-        reason: "this directory is a floe store".into(),
-    })
+    path.symlink_metadata().is_ok_and(|found| found.is_file())
+        && File::open(path).and_then(|file| file.read_exact_at(&mut words, 0)).is_ok()
+        && words == STORE_WORDS
 }
 
 /// What an interrupted switch answers to those who cannot finish it.

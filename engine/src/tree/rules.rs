@@ -91,10 +91,15 @@ fn show(prefix: &str) -> String {
     format!("{}{RULES_NAME}", prefix.escape_debug())
 }
 
-/// The caller's globs: relative to the root, above every file. `None` if there are none.
+/// Compiles a caller's globs, in the syntax of `.gitignore` and relative to the root. A bad one is
+/// [`Error::Usage`] and names it.
+pub(crate) fn compile_globs(globs: &[String]) -> Result<Gitignore> {
+    compile(globs.iter().map(|glob| (glob.as_str(), String::new)))
+}
+
+/// The caller's globs, above every file. `None` if there are none.
 pub(super) fn excludes(globs: &[String]) -> Result<Option<Gitignore>> {
-    let matcher = compile(globs.iter().map(|glob| (glob.as_str(), String::new)))?;
-    Ok(Some(matcher).filter(|matcher| !matcher.is_empty()))
+    Ok(Some(compile_globs(globs)?).filter(|matcher| !matcher.is_empty()))
 }
 
 /// What the caller's globs say of `path`; `None` if nothing.

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use bincode::{Decode, Encode};
-use rustix::fs::{FileType, Stat};
+use rustix::fs::{FileType, Mode, OFlags, Stat};
 
 use crate::codec::{self, Kind};
 use crate::error::{At, Error, Result};
@@ -128,14 +128,19 @@ impl StatTable {
 
     /// Reads the table at `path`. `Ok(None)` if there is none; damaged or foreign formats are an error.
     pub fn load(path: &Path) -> Result<Option<StatTable>> {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::io("open", path, error)),
+        // Without waiting for whoever may write to a pipe of that name.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(Error::io("open", path, error.into())),
         };
+        let place = format!("`{}`", path.display());
+        if !file.metadata().at("stat", path)?.is_file() {
+            return Err(Error::Malformed { kind: KIND.name, place, reason: "not a regular file".into() });
+        }
         let len = file.metadata().at("stat", path)?.len();
         let max = TABLE_LEN_MAX as u64;
-        let place = format!("`{}`", path.display());
         if len > max {
             let what = format!("length of {} in {place}", KIND.name);
             return Err(Error::Limit { what, actual: len, max });

@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::limits::SYMLINK_LEN_MAX;
+use crate::limits::{SYMLINK_LEN_MAX, THREADS_MAX};
 use crate::progress::{self, Progress};
 use crate::version::{RelPath, STATE_DIR};
 
@@ -90,8 +90,9 @@ pub(super) fn walk(
         dirs: AtomicUsize::new(1),
     };
     let gathered: Vec<Worker<'_, '_>> = std::thread::scope(|scope| {
-        let others: Vec<_> =
-            (1..options.threads.get()).map(|_| scope.spawn(|| Worker::new(&walk).run())).collect();
+        let others: Vec<_> = (1..options.threads.get().min(THREADS_MAX))
+            .map(|_| scope.spawn(|| Worker::new(&walk).run()))
+            .collect();
         let own = Worker::new(&walk).run();
         let others = others.into_iter().map(|other| match other.join() {
             Ok(worker) => worker,

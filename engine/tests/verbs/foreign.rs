@@ -200,6 +200,35 @@ fn a_file_in_the_way_of_a_new_one_is_not_lost() {
 }
 
 #[test]
+fn what_was_protected_once_stays_the_users() {
+    let scene = Scene::new();
+    let dir = scene.dir();
+    put(&dir, "docs/same", "precious");
+    scene.sync("game@old", &protecting(&["docs/same"])).expect("syncs");
+    let found = floe::sync::verify_replica(&dir, &verifying(), &Silent).expect("verifies");
+    let files = scene.old.items().filter(|(_, item)| matches!(item, Item::File(..))).count() as u64;
+    assert_eq!((found.damage, found.files, found.files_protected), (vec![], files - 1, 1));
+    for target in ["game@old", "game@new", "game@old"] {
+        assert!(matches!(scene.sync(target, &syncing()), Err(Error::Conflict { .. })), "{target}");
+        assert_eq!(fs::read(dir.join("docs/same")).expect("there"), b"precious");
+    }
+    let overwrite = SyncOptions { overwrite: true, ..syncing() };
+    scene.sync("game@new", &overwrite).expect("syncs");
+    assert_eq!(on_disk(&dir), scene.new);
+    assert!(scene.sync("game@new", &syncing()).expect("syncs").unchanged);
+}
+
+#[test]
+fn a_glob_that_does_not_parse_protects_nothing_silently() {
+    let scene = Scene::new();
+    for glob in ["sav/[1", "[", "{a", "x[z-a]"] {
+        let refused = scene.sync("game@old", &protecting(&[glob]));
+        assert!(matches!(refused, Err(Error::Usage { .. })), "{glob}: {refused:?}");
+        assert!(!scene.dir().exists(), "{glob}");
+    }
+}
+
+#[test]
 fn a_directory_that_has_the_content_is_adopted() {
     let scene = Scene::new();
     let dir = scene.dir();

@@ -16,7 +16,7 @@ pub(crate) use home::format_number;
 pub(crate) use layout::{location_again, name_again, name_value};
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -180,6 +180,10 @@ impl Source for RocksStore {
             }
         }
         Ok(lens)
+    }
+
+    fn local_dir(&self) -> Option<PathBuf> {
+        Some(self.dir().to_owned())
     }
 
     fn resolve(&self, name: &Name) -> Result<Option<NameRecord>> {

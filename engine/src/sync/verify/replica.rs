@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
 use crate::store::Source;
 use crate::sync::changes::Protect;
-use crate::sync::update::sync_open;
+use crate::sync::update::{keep_apart, sync_open};
 use crate::sync::{Damage, SyncOptions, Synced, Target, Verified, VerifyOptions};
 use crate::tree::{Replica, ReplicaOptions, SurveyOptions};
 use crate::version::{Content, Entry, EntryKind, Manifest};
@@ -17,7 +17,7 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
     let Some(version) = replica.version() else {
         return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
     };
-    let protect = Protect::new(replica.protect())?;
+    let protect = Protect::new(replica.protect(), &[])?;
     let totals = Manifest::open(replica.nodes(), version)?.totals();
     progress.phase(Phase::Verify, Some(totals.bytes));
     let survey = replica.survey(&SurveyOptions { rehash: true, threads: options.threads }, progress)?;
@@ -35,7 +35,10 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
                 verified.files_foreign += 1;
                 continue;
             }
-            (Some(have), _) if protect.covers(&change.path, Some(have)) => continue,
+            (Some(have), _) if protect.covers(&change.path, Some(have)) => {
+                verified.spare(have);
+                continue;
+            }
             (Some(_), None) => "missing",
             (Some(have), Some(want)) => difference(have, want),
         };
@@ -43,6 +46,18 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
         verified.damage.push(Damage { what, reason: reason.into(), needed_by: Vec::new() });
     }
     Ok(verified)
+}
+
+impl Verified {
+    // A protected path that is not as the version has it: left out of what was found good.
+    fn spare(&mut self, entry: &Entry) {
+        if let EntryKind::File { len, content, .. } = &entry.kind {
+            self.files -= 1;
+            self.files_protected += 1;
+            self.bytes -= len;
+            self.chunks -= content.chunk_count();
+        }
+    }
 }
 
 fn difference(have: &Entry, want: &Entry) -> &'static str {
@@ -68,6 +83,7 @@ pub fn repair_replica(
     options: &SyncOptions,
     progress: &dyn Progress,
 ) -> Result<Synced> {
+    keep_apart(source, dir)?;
     // Opened for writing: an interrupted switch is finished before it is asked which version this is, and nobody else
     // moves it to another in between.
     let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
