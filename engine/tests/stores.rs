@@ -547,9 +547,28 @@ fn a_damaged_block_of_the_index_hides_only_its_own_chunks() {
         read(&store, &refs(&lost)).expect("read").iter().all(Option::is_none),
         "what is left out is lost"
     );
+    // Putting chunks again mends them, not the block: a verify must not call this store sound.
+    store.replace_chunks(&lost).expect("put again");
+    assert!(all_here(&store, &version.chunks));
+    let told = store.damaged_records().expect("looked").expect("told");
+    assert!(told.contains("database"), "{told}");
     // What a sweep cannot read it may not judge.
     let refused = sweep(&store, &[&version], 0).expect_err("it cannot know what is needed");
     assert_eq!(refused.class(), ErrorClass::Damaged);
+}
+
+#[test]
+fn what_a_stopped_writer_left_is_gone_with_the_next_write() {
+    let dir = dir();
+    let version = Version::new("a@1", 1, 3, 100);
+    drop(RocksStore::open(dir.path(), &make()).expect("made"));
+    let left = dir.path().join("db-ingest/7.sst");
+    fs::create_dir_all(left.parent().expect("below")).expect("made");
+    fs::write(&left, vec![1; 5000]).expect("written");
+    let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
+    assert!(left.exists());
+    version.publish(&store).expect("published");
+    assert!(!left.exists() && store.damaged_records().expect("looked").is_none());
 }
 
 #[test]

@@ -195,6 +195,10 @@ impl Store for MemStore {
         chunks.into_iter().try_for_each(|(_, id, len)| each(ChunkRef { id, len }))
     }
 
+    fn damaged_records(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let mut shelves = self.shelves();
         chunks.iter().for_each(|chunk| shelves.put_chunk(chunk, true));

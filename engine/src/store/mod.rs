@@ -170,6 +170,9 @@ pub trait Store: Source {
     /// Calls `each` with every chunk kept, in stored order, and leaves out those whose record is damaged: what must be
     /// there follows from the nodes. For verify.
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()>;
+    /// Says what of the store's own records cannot be read, if anything: putting chunks and nodes again does not mend
+    /// it, and a sweep stops there. For verify.
+    fn damaged_records(&self) -> Result<Option<String>>;
     /// Overwrites damaged chunks with proven ones, durably. For repair.
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Overwrites damaged nodes with proven ones, durably. For repair.

@@ -437,6 +437,15 @@ impl Base {
         })
     }
 
+    /// What a sweep could not read, in the database's words.
+    pub fn damaged_records(&self) -> Result<Option<String>> {
+        let walked = self.walk_index(&mut |_, _| Ok(())).and_then(|()| self.walk(&mut |_: NodeId, _| Ok(())));
+        match walked {
+            Err(Error::Damaged { what, reason, .. }) => Ok(Some(format!("{what}: {reason}"))),
+            walked => walked.map(|()| None),
+        }
+    }
+
     /// Hands over every chunk by sequence number. The index is in hash order, so it is read once for every
     /// [`WINDOW`] of numbers in use, rather than sorted in memory that grows with the store. Entries that cannot be
     /// read are left out.

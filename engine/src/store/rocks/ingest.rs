@@ -43,7 +43,7 @@ const NODE_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Writer {
     // Found when the first chunk comes: readers need none, and it must not keep them out.
     next_seq: Option<u64>,
-    // Where tables are written before they are ingested; known once there is one.
+    // Where tables are written before they are ingested; known, and emptied, from the first write on.
     dir: Option<PathBuf>,
     ahead: Arc<Ahead>,
     small: Vec<(u64, Vec<u8>)>,
@@ -214,18 +214,18 @@ impl Writer {
     }
 
     fn append(&mut self, base: &Base, seq: u64, frame: &[u8]) -> Result<()> {
+        // What a stopped writer left there is in the way of the first write, however small: the disk may be full of it.
+        let dir = match &self.dir {
+            Some(dir) => dir.clone(),
+            None => self.dir.insert(base.ingest_dir()?).clone(),
+        };
         self.bytes += frame.len();
         if self.table.is_none() {
             if self.bytes <= SMALL_BYTES_MAX {
                 self.small.push((seq, frame.to_vec()));
                 return Ok(());
             }
-            let dir = match self.dir.take() {
-                Some(dir) => dir,
-                None => base.ingest_dir()?,
-            };
             let mut table = Table::create(base, &dir, self.small.first().map_or(seq, |(seq, _)| *seq))?;
-            self.dir = Some(dir);
             for (seq, frame) in self.small.drain(..) {
                 table.put(base, seq, &frame)?;
             }

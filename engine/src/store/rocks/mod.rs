@@ -262,6 +262,10 @@ impl Store for RocksStore {
         self.base.each_chunk(each)
     }
 
+    fn damaged_records(&self) -> Result<Option<String>> {
+        self.base.damaged_records()
+    }
+
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         let base = &self.base;
         let mut writer = self.writer();

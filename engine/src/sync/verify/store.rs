@@ -24,6 +24,7 @@ pub fn verify_store(store: &dyn Store, options: &VerifyOptions, progress: &dyn P
     let mut found = look_at_nodes(store, progress)?;
     read_chunks(store, options, progress, &mut found)?;
     name_users(store, &mut found)?;
+    found.records = store.damaged_records()?;
     Ok(found.into_report())
 }
 
@@ -49,6 +50,7 @@ pub fn repair_store(
     read_chunks(store, options, progress, &mut found)?;
     repaired += mend_chunks(store, source, &mut found)?;
     name_users(store, &mut found)?;
+    found.records = store.damaged_records()?;
     Ok(Verified { repaired, ..found.into_report() })
 }
 
@@ -57,12 +59,13 @@ struct Found {
     counts: Verified,
     nodes: BTreeMap<NodeId, String>,
     chunks: BTreeMap<ChunkId, (ChunkRef, String)>,
+    records: Option<String>,
     needed_by: HashMap<[u8; 32], Vec<String>>,
 }
 
 impl Found {
     fn into_report(self) -> Verified {
-        let Found { mut counts, nodes, chunks, needed_by } = self;
+        let Found { mut counts, nodes, chunks, records, needed_by } = self;
         let needed_by = |id: &[u8; 32]| needed_by.get(id).cloned().unwrap_or_default();
         let of_node = |(id, reason): (NodeId, String)| Damage {
             what: format!("node {id}"),
@@ -74,7 +77,17 @@ impl Found {
             reason,
             needed_by: needed_by(id.as_bytes()),
         };
-        counts.damage = nodes.into_iter().map(of_node).chain(chunks.into_iter().map(of_chunk)).collect();
+        let of_records = |reason| Damage {
+            what: "the store's records, which only a new store mends".into(),
+            reason,
+            needed_by: Vec::new(),
+        };
+        counts.damage = nodes
+            .into_iter()
+            .map(of_node)
+            .chain(chunks.into_iter().map(of_chunk))
+            .chain(records.map(of_records))
+            .collect();
         counts
     }
 }
