@@ -226,7 +226,9 @@ const SYNC_AGAIN: &str =
 
 fn no_space(doing: Doing) -> &'static str {
     match doing {
-        Doing::Publish => "free some space and publish again; what the store has by now is not stored again",
+        Doing::Publish => {
+            "free some space and publish again; whole tables of it (64 MiB) that the store has are not stored again"
+        }
         Doing::Sync => {
             "free some space and sync again; files that were built are kept. `floe plan` shows how much it takes"
         }

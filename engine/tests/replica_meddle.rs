@@ -1,7 +1,6 @@
 //! A replica whose owner goes on working in it: while a version is made ready, while it is switched to, and between a
 //! switch that was interrupted and its end. Nothing that he made is ever lost, and every switch can be finished.
 
-#[allow(dead_code)]
 mod world;
 
 use std::fs;

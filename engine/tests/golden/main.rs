@@ -8,7 +8,6 @@ mod mirror;
 mod records;
 mod trees;
 #[path = "../world/mod.rs"]
-#[allow(dead_code)]
 mod world;
 
 use std::collections::BTreeMap;

@@ -9,7 +9,6 @@ mod prune;
 mod repair;
 mod seen;
 mod whole;
-#[allow(dead_code)]
 #[path = "../world/mod.rs"]
 mod world;
 

@@ -1,4 +1,6 @@
 //! A store that is a few maps, trees as plain values, and a sync in its shortest form.
+// Each of several test programs uses a part of it.
+#![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -67,12 +69,10 @@ impl Tree {
         self
     }
 
-    #[allow(dead_code)]
     pub fn get(&self, path: &str) -> Option<&Item> {
         self.0.get(path)
     }
 
-    #[allow(dead_code)]
     pub fn items(&self) -> impl Iterator<Item = (&str, &Item)> {
         self.0.iter().map(|(path, item)| (path.as_str(), item))
     }
@@ -315,7 +315,6 @@ impl World {
         self.run_open(&mut replica, version, fetcher, &Silent, meddle)
     }
 
-    #[allow(dead_code)]
     pub fn sync_open(
         &self,
         replica: &mut Replica,
@@ -325,7 +324,6 @@ impl World {
         self.sync_open_meddling(replica, version, progress, &|_| {})
     }
 
-    #[allow(dead_code)]
     pub fn sync_open_meddling(
         &self,
         replica: &mut Replica,
