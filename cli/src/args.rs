@@ -301,6 +301,12 @@ fn level(text: &str) -> Result<u8, String> {
     }
 }
 
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let most = floe::limits::THREADS_MAX;
+    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= most);
+    threads.ok_or_else(|| format!("must be 1 to {most}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,10 +324,4 @@ mod tests {
             assert_eq!(level(text).ok(), want, "{text}");
         }
     }
-}
-
-fn threads(text: &str) -> Result<NonZeroUsize, String> {
-    let most = floe::limits::THREADS_MAX;
-    let threads = text.parse().ok().filter(|threads: &NonZeroUsize| threads.get() <= most);
-    threads.ok_or_else(|| format!("must be 1 to {most}"))
 }
