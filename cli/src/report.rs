@@ -146,6 +146,7 @@ fn exit_code(class: ErrorClass) -> u8 {
     match class {
         ErrorClass::Usage => 2,
         ErrorClass::Damaged => 4,
+        ErrorClass::Network => 5,
         ErrorClass::Conflict => 6,
         ErrorClass::NoSpace => 10,
         ErrorClass::Cancelled => 130,
@@ -159,6 +160,8 @@ fn class_name(class: ErrorClass) -> &'static str {
         ErrorClass::Damaged => "damaged",
         ErrorClass::Conflict => "conflict",
         ErrorClass::NoSpace => "no_space",
+        ErrorClass::Network => "network",
+        ErrorClass::Denied => "denied",
         ErrorClass::Cancelled => "cancelled",
         _ => "failure",
     }

@@ -133,6 +133,27 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The other side could not be reached, fell silent, or broke off; trying again may help.
+    #[error("cannot {action} {place}")]
+    Network {
+        /// The verb, as in "reach" or "read from".
+        action: &'static str,
+        /// The other side, without secrets.
+        place: String,
+        /// What happened.
+        #[source]
+        source: Cause,
+    },
+    /// The other side does not let us: no token, or one that is expired or of another role.
+    #[error("{place} refuses {what}: {reason}")]
+    Denied {
+        /// What was asked for.
+        what: String,
+        /// The other side, without secrets.
+        place: String,
+        /// Its reason.
+        reason: String,
+    },
     /// The caller's [`crate::Progress`] asked to stop. Run again to continue.
     #[error("cancelled")]
     Cancelled,
@@ -158,6 +179,10 @@ pub enum ErrorClass {
     NoSpace,
     /// Stopped on request.
     Cancelled,
+    /// The other side cannot be reached, or not for now.
+    Network,
+    /// The other side wants to know who asks, or does not allow it to them.
+    Denied,
 }
 
 impl Error {
@@ -178,6 +203,8 @@ impl Error {
             | Error::UnsafePath { .. } => ErrorClass::Damaged,
             Error::Conflict { .. } | Error::Locked { .. } => ErrorClass::Conflict,
             Error::Usage { .. } => ErrorClass::Usage,
+            Error::Network { .. } => ErrorClass::Network,
+            Error::Denied { .. } => ErrorClass::Denied,
             Error::Cancelled => ErrorClass::Cancelled,
         }
     }

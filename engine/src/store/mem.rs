@@ -186,6 +186,11 @@ impl Store for MemStore {
         Ok(swept)
     }
 
+    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
+        let ids: Vec<_> = self.shelves().nodes.keys().copied().collect();
+        ids.into_iter().try_for_each(each)
+    }
+
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()> {
         let mut chunks: Vec<_> = {
             let shelves = self.shelves();

@@ -6,7 +6,10 @@ mod mem;
 mod name;
 #[cfg(feature = "rocks")]
 mod rocks;
+#[cfg(feature = "client")]
+pub(crate) mod wire;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -41,6 +44,23 @@ pub trait Source: NodeSource + Send {
     fn resolve(&self, name: &Name) -> Result<Option<NameRecord>>;
     /// All names, or those of one app, in the order they were bound.
     fn names(&self, app: Option<&AppName>) -> Result<Vec<NameRecord>>;
+    /// The update stream of `ask`, or `None` if this source makes none, or none from that base: then the nodes and
+    /// chunks are asked for one by one.
+    fn update(&self, ask: &UpdateAsk) -> Result<Option<Box<dyn Read + Send + '_>>> {
+        let _ = ask;
+        Ok(None)
+    }
+}
+
+/// Which update is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UpdateAsk {
+    /// The base; `None` is nothing at all.
+    pub have: Option<VersionId>,
+    /// The target.
+    pub want: VersionId,
+    /// The first unit to send. The edits are sent only with unit 0.
+    pub from_unit: u64,
 }
 
 /// A chunk on its way into a store.
@@ -170,6 +190,8 @@ pub trait Store: Source {
     /// Calls `each` with every chunk kept, in stored order, and leaves out those whose record is damaged: what must be
     /// there follows from the nodes. For verify.
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()>;
+    /// Calls `each` with every node kept, in any order.
+    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()>;
     /// Says what of the store's own records cannot be read, if anything: putting chunks and nodes again does not mend
     /// it, and a sweep stops there. For verify.
     fn damaged_records(&self) -> Result<Option<String>>;

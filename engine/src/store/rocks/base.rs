@@ -471,6 +471,11 @@ impl Base {
         Ok(())
     }
 
+    /// Hands over the id of every node.
+    pub fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
+        self.walk(&mut |id: NodeId, _| each(id))
+    }
+
     /// The first sequence number that no frame has had. Frames that are in no table yet do not count: ask before the
     /// first of them is written. Reads no table, so that a damaged one is not in the way.
     pub fn next_seq(&self) -> Result<u64> {

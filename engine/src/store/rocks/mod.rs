@@ -257,6 +257,11 @@ impl Store for RocksStore {
         Ok(swept)
     }
 
+    fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
+        self.writer().seal(&self.base)?;
+        self.base.each_node(each)
+    }
+
     fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()> {
         self.writer().seal(&self.base)?;
         self.base.each_chunk(each)
