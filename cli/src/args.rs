@@ -1,14 +1,22 @@
 //! What was typed. The doc comments are the help, so they speak to someone who sees floe for the first time.
 
+mod reach;
+mod serve;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+pub use reach::{Mirrors, Reach};
+pub use serve::{Log as ServeLog, Serve, ServeVerb, Token, TokenCreate, TokenRole, TokenVerb};
+
 /// Publish trees of files, and bring directories to a published version by moving only what changed
 ///
 /// floe cuts every file into chunks and keeps each distinct chunk once, in a store (a directory that floe makes).
+/// A store on another machine is reached by its URL: https://HOST/, served by `floe serve`, or ssh://HOST/PATH.
 /// A published tree has a name, like `game@1.4.2`, that means the same bytes for good.
 /// `floe sync` brings any directory to a published version; chunks that the directory already has are reused.
 #[derive(Debug, Parser)]
@@ -21,6 +29,11 @@ A first session:
   floe sync ./store game@1.0 ./play                          ./play is now equal to ./build-1
   floe sync ./store game@1.1 ./play                          moves only the changed chunks
   floe verify ./play                                         re-reads every file
+
+Between machines:
+  floe serve ./store --listen 127.0.0.1:7400                 on one
+  floe sync http://127.0.0.1:7400 game@1.1 ./play            on the same, or through a tunnel
+  floe sync ssh://build@host/srv/store game@1.1 ./play       on another; needs no server there
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 3 nothing to do (only with --exit-unchanged),
 4 damaged, 5 network, 6 conflict or locked, 10 no space left, 130 cancelled.")]
@@ -55,6 +68,8 @@ pub enum Verb {
     Log(Log),
     Verify(Verify),
     Prune(Prune),
+    Mirror(Mirror),
+    Serve(Serve),
     Completions(Completions),
     Man(Man),
 }
@@ -69,6 +84,7 @@ pub enum Verb {
 Examples:
   floe publish ./build --store ./store --name game@1.4.2
   floe publish ./build --store ./store --name game@1.4.2 --exclude '*.pdb' --exclude /logs
+  floe publish ./build --store https://floe.example.com --name game@1.4.2
 
 A file `.floeignore` in any directory leaves out what it lists, in the syntax of .gitignore.
 Permissions, symbolic links and empty directories are kept; owners and times are not.")]
@@ -76,7 +92,7 @@ pub struct Publish {
     /// The directory to publish
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
-    /// The store; it is created if it does not exist
+    /// The store: a directory, which is created if it does not exist, or a URL (http, https, ssh)
     #[arg(long, value_name = "STORE")]
     pub store: String,
     /// The name to bind, as APP@LABEL; a name is never bound to anything else later
@@ -94,6 +110,8 @@ pub struct Publish {
     /// Exit with 3 if the name was already bound to this very tree
     #[arg(long)]
     pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// Bring a directory to a published version
@@ -107,6 +125,8 @@ Examples:
   floe sync ./store game@1.4.2 ./play
   floe sync ./store game@1.4.2 ./play --delete --protect 'saves/**'
   floe plan ./store game@1.4.2 ./play                        what it would do
+  floe sync https://floe.example.com game@1.4.2 ./play
+  floe sync ssh://build@host/srv/store game@1.4.2 ./play
 
 DIR is created if it does not exist. floe keeps its own state in DIR/.floe.")]
 pub struct Sync {
@@ -135,7 +155,7 @@ pub struct Plan {
 
 #[derive(Debug, clap::Args)]
 pub struct SyncWhat {
-    /// The store to take the version from
+    /// The store to take the version from: a directory or a URL (http, https, ssh)
     #[arg(value_name = "SOURCE")]
     pub source: String,
     /// The version: a name like game@1.4.2, or a version id of 64 hex digits
@@ -156,6 +176,10 @@ pub struct SyncWhat {
     /// Read every file in DIR, even those that look unchanged
     #[arg(long)]
     pub rehash: bool,
+    #[command(flatten)]
+    pub reach: Reach,
+    #[command(flatten)]
+    pub mirrors: Mirrors,
 }
 
 /// Show how two versions differ
@@ -173,12 +197,14 @@ pub struct Diff {
     /// The version to end at: a name or a version id
     #[arg(value_name = "B")]
     pub b: String,
-    /// The store that holds both
+    /// The store that holds both: a directory or a URL (http, https, ssh)
     #[arg(long, value_name = "STORE")]
     pub store: String,
     /// Exit with 3 if they are equal
     #[arg(long)]
     pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// List the files of a version
@@ -190,9 +216,11 @@ pub struct Ls {
     /// The version: a name or a version id
     #[arg(value_name = "NAME")]
     pub name: String,
-    /// The store that holds it
+    /// The store that holds it: a directory or a URL (http, https, ssh)
     #[arg(long, value_name = "STORE")]
     pub store: String,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// List the names in a store, newest last
@@ -205,9 +233,11 @@ pub struct Log {
     /// Only names of this app: the part before the @
     #[arg(value_name = "APP")]
     pub app: Option<String>,
-    /// The store
+    /// The store: a directory or a URL (http, https, ssh)
     #[arg(long, value_name = "STORE")]
     pub store: String,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// Re-read a store or a synced directory, and report what is damaged
@@ -221,15 +251,19 @@ Examples:
   floe verify ./store --subset 5%                            a store; another 5% each time
   floe verify ./play --repair ./store                        fetch again what is damaged")]
 pub struct Verify {
-    /// A store, or a directory that floe sync made
+    /// A store (a directory or a URL), or a directory that floe sync made
     #[arg(value_name = "STORE|DIR")]
     pub place: String,
     /// Read only this share of a store's chunks, chosen at random
     #[arg(long, value_name = "PERCENT")]
     pub subset: Option<String>,
-    /// Mend what is damaged, with content from this store
+    /// Mend what is damaged, with content from this store: a directory or a URL
     #[arg(long, value_name = "SOURCE")]
     pub repair: Option<String>,
+    #[command(flatten)]
+    pub reach: Reach,
+    #[command(flatten)]
+    pub mirrors: Mirrors,
 }
 
 /// Remove old names from a store, and the chunks that no other version needs
@@ -243,7 +277,7 @@ Examples:
   floe prune ./store --keep-last 3 --keep game@1.0
   floe prune ./store --keep-last 1 --app game                judges only names that start with game@")]
 pub struct Prune {
-    /// The store
+    /// The store: a directory or a URL (http, https, ssh)
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Keep the newest N names of every app
@@ -257,17 +291,49 @@ pub struct Prune {
     pub app: Option<String>,
     /// Keep chunks that nothing needs for so long before they are removed, as in `2h` or `7days`
     ///
-    /// One process at a time changes a store, so 0s is safe: what no name needs is removed at once. Give more where a
-    /// publish may be interrupted and run again, which then finds what it stored before: a first prune only marks
-    /// chunks, and a later one removes those that were marked so long ago and are still not needed.
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
-    pub grace: String,
+    /// [default: 0s for a directory, 24h for a URL] One process at a time changes a directory, so 0s is safe there:
+    /// what no name needs is removed at once. Behind a server others may be publishing meanwhile and rely on chunks
+    /// that no name needs yet: give more time than a publish takes. A first prune then only marks chunks, and a later
+    /// one removes those that were marked so long ago and are still not needed.
+    #[arg(long, value_name = "DURATION", value_parser = reach::duration)]
+    pub grace: Option<Duration>,
     /// Count what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,
     /// Exit with 3 if there was nothing to remove
     #[arg(long)]
     pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// Copy names and all they need from one store to another
+///
+/// Sends only the chunks and nodes that DEST lacks, and binds each name last. Stopped at any moment, running it again
+/// continues. A name that DEST has with another version is a conflict.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  floe mirror ./store https://floe.example.com game@1.4.2    one name
+  floe mirror https://floe.example.com ./copy                all names, into a store that is made if needed
+
+With two URLs, --token-file and FLOE_TOKEN are for the server of DEST; the token for another server of SOURCE comes
+from the credentials file.")]
+pub struct Mirror {
+    /// The store to read: a directory or a URL (http, https, ssh)
+    #[arg(value_name = "SOURCE")]
+    pub source: String,
+    /// The store to write: a directory, which is created if it does not exist, or a URL
+    #[arg(value_name = "DEST")]
+    pub dest: String,
+    /// Only these names [default: all]
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Exit with 3 if DEST had everything
+    #[arg(long)]
+    pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
 }
 
 /// Print a completion script for a shell

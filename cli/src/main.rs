@@ -5,6 +5,7 @@ mod args;
 mod cmd;
 mod meter;
 mod output;
+mod place;
 mod report;
 mod settings;
 mod terms;

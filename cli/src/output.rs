@@ -47,6 +47,11 @@ impl Output {
         }
     }
 
+    /// The flag that Ctrl-C raises.
+    pub fn stop(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
+    }
+
     /// True with `--json`.
     pub fn json(&self) -> bool {
         self.json

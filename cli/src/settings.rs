@@ -1,13 +1,13 @@
 //! What the words mean: opened stores, targets, options. Together with `output.rs` the only reader of the
 //! environment and the clock.
 
+use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use floe::store::{RocksOptions, RocksStore, Store};
 use floe::sync::{SyncOptions, Target, VerifyOptions};
 use floe::{Error, Faults, Result, limits};
 
@@ -19,6 +19,14 @@ pub struct Settings {
     pub threads: NonZeroUsize,
     /// Seconds since 1970, read once.
     pub now_unix_s: u64,
+    /// FLOE_TOKEN: the token for the store that a command is about.
+    pub token: Option<OsString>,
+    /// FLOE_SSH: the program that reaches another machine, with words before those that floe adds.
+    pub ssh: Vec<String>,
+    /// XDG_CONFIG_HOME, or .config in HOME.
+    pub config_home: Option<PathBuf>,
+    /// XDG_CACHE_HOME, or .cache in HOME.
+    pub cache_home: Option<PathBuf>,
 }
 
 impl Settings {
@@ -27,7 +35,14 @@ impl Settings {
         trace()?;
         let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Ok(Settings { threads: common.threads.unwrap_or(processors), now_unix_s: now.as_secs() })
+        Ok(Settings {
+            threads: common.threads.unwrap_or(processors),
+            now_unix_s: now.as_secs(),
+            token: variable("FLOE_TOKEN"),
+            ssh: ssh_words(variable("FLOE_SSH"))?,
+            config_home: home("XDG_CONFIG_HOME", ".config"),
+            cache_home: home("XDG_CACHE_HOME", ".cache"),
+        })
     }
 
     /// The options of sync and plan.
@@ -76,85 +91,6 @@ pub fn target(text: &str) -> Result<Target> {
     text.parse()
 }
 
-/// A store or source as typed. Only directories can be opened by this build.
-pub fn place(text: &str) -> Result<&Path> {
-    match text.split_once("://") {
-        Some((scheme, _)) if scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+.-".contains(&b)) => {
-            Err(Error::Usage {
-                what: format!("store `{}`", text.escape_debug()),
-                reason: "this build opens directories only, no URLs yet".to_owned(),
-            })
-        }
-        _ => Ok(Path::new(text)),
-    }
-}
-
-/// What is at a path.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A store.
-    Store,
-    /// A directory that `floe sync` made.
-    Replica,
-}
-
-impl Place {
-    /// What it is called.
-    pub fn word(self) -> &'static str {
-        match self {
-            Place::Store => "store",
-            Place::Replica => "replica",
-        }
-    }
-}
-
-/// Tells a store from a replica.
-pub fn what_is_at(path: &Path) -> Result<Place> {
-    // A replica may hold a published file FORMAT; a store holds no `.floe`.
-    if path.join(".floe").is_dir() {
-        return Ok(Place::Replica);
-    }
-    if path.join("FORMAT").is_file() {
-        return Ok(Place::Store);
-    }
-    std::fs::metadata(path).map_err(|source| Error::Io { action: "open", path: path.to_owned(), source })?;
-    Err(Error::NotFound {
-        what: "store and no synced directory".to_owned(),
-        place: format!("`{}`", path.display()),
-    })
-}
-
-/// Opens a store that is there, to read it beside other readers.
-pub fn open_to_read(path: &Path) -> Result<Box<dyn Store>> {
-    Ok(Box::new(RocksStore::open_read_only(path)?))
-}
-
-/// Opens a store that is there, to change it.
-pub fn open(path: &Path) -> Result<Box<dyn Store>> {
-    store(path, false)
-}
-
-/// Opens a store, or makes it.
-pub fn open_or_create(path: &Path) -> Result<Box<dyn Store>> {
-    store(path, true)
-}
-
-/// Where a store keeps the fingerprints of the directories published into it.
-pub fn fingerprints(store: &Path) -> Result<PathBuf> {
-    let dir = store.join("sources");
-    std::fs::create_dir_all(&dir).map_err(|source| Error::Io {
-        action: "create",
-        path: dir.clone(),
-        source,
-    })?;
-    Ok(dir)
-}
-
-fn store(path: &Path, create: bool) -> Result<Box<dyn Store>> {
-    let options = RocksOptions { create, ..RocksOptions::default() };
-    Ok(Box::new(RocksStore::open(path, &options)?))
-}
-
 // `5%` or `0.05`.
 fn share(text: &str) -> Result<f64> {
     let share = match text.strip_suffix('%') {
@@ -167,9 +103,31 @@ fn share(text: &str) -> Result<f64> {
     })
 }
 
+fn variable(name: &str) -> Option<OsString> {
+    std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+// Relative ones are to be ignored, as the specification of these directories has it.
+fn home(name: &str, below_home: &str) -> Option<PathBuf> {
+    let named = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    named.or_else(|| Some(PathBuf::from(variable("HOME")?).join(below_home)).filter(|path| path.is_absolute()))
+}
+
+fn ssh_words(value: Option<OsString>) -> Result<Vec<String>> {
+    let Some(value) = value else { return Ok(vec!["ssh".to_owned()]) };
+    let words: Vec<_> = value.to_str().unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+    if words.is_empty() {
+        return Err(Error::Usage {
+            what: format!("FLOE_SSH `{}`", value.to_string_lossy().escape_debug()),
+            reason: "must be a program, and words for it, separated by spaces".to_owned(),
+        });
+    }
+    Ok(words)
+}
+
 // FLOE_LOG=debug, or any filter of tracing-subscriber, writes the engine's events to stderr.
 fn trace() -> Result<()> {
-    let Some(filter) = std::env::var_os("FLOE_LOG").filter(|filter| !filter.is_empty()) else {
+    let Some(filter) = variable("FLOE_LOG") else {
         return Ok(());
     };
     let filter = filter.to_string_lossy();
@@ -195,16 +153,6 @@ mod tests {
         }
         for text in ["0", "0%", "101%", "-5%", "nan", "inf", "", "%", "five"] {
             assert!(share(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn places() {
-        for text in ["http://h/x", "https://h", "ssh://h/p", "s3://b", "file:///x"] {
-            assert!(place(text).is_err(), "{text}");
-        }
-        for text in ["store", "/a/b", "./a:b", "a:/b", "dir/x://y"] {
-            assert!(place(text).is_ok(), "{text}");
         }
     }
 }

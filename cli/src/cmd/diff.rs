@@ -9,7 +9,8 @@ use serde::Serialize;
 use crate::args::Diff;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings;
+use crate::place::{Opener, Place};
+use crate::settings::{self, Settings};
 use crate::terms::{bytes, count, safe};
 
 #[derive(Serialize)]
@@ -36,9 +37,10 @@ struct Line<'a> {
     from: Option<&'a str>,
 }
 
-pub fn run(args: &Diff, output: &Output) -> Result<End> {
+pub fn run(args: &Diff, settings: &Settings, output: &Output) -> Result<End> {
     let (a, b) = (settings::target(&args.a)?, settings::target(&args.b)?);
-    let store = settings::open_to_read(settings::place(&args.store)?)?;
+    let place = Place::parse(&args.store)?;
+    let store = Opener::new(&place, &args.reach, settings, output).read(&place)?;
     let have = floe::sync::resolve(&*store, &a)?;
     let want = floe::sync::resolve(&*store, &b)?;
     let found = floe::sync::diff(&*store, have, want)?;

@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::args::Log;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings;
+use crate::place::{Opener, Place};
+use crate::settings::Settings;
 use crate::terms::{bytes, count, date};
 
 #[derive(Serialize)]
@@ -29,9 +30,10 @@ struct Line {
     chunks: Option<u64>,
 }
 
-pub fn run(args: &Log, output: &Output) -> Result<End> {
+pub fn run(args: &Log, settings: &Settings, output: &Output) -> Result<End> {
     let app = args.app.as_deref().map(AppName::parse).transpose()?;
-    let store = settings::open_to_read(settings::place(&args.store)?)?;
+    let place = Place::parse(&args.store)?;
+    let store = Opener::new(&place, &args.reach, settings, output).read(&place)?;
     let names = floe::sync::log(&*store, app.as_ref())?;
     let width = names.iter().map(|(record, _)| record.name.to_string().len()).max().unwrap_or(0).max(4);
     if !names.is_empty() {

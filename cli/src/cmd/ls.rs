@@ -7,7 +7,8 @@ use serde::Serialize;
 use crate::args::Ls;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings;
+use crate::place::{Opener, Place};
+use crate::settings::{self, Settings};
 use crate::terms::{bytes, safe};
 
 #[derive(Serialize)]
@@ -35,9 +36,10 @@ struct Line<'a> {
     target: Option<&'a str>,
 }
 
-pub fn run(args: &Ls, output: &Output) -> Result<End> {
+pub fn run(args: &Ls, settings: &Settings, output: &Output) -> Result<End> {
     let target = settings::target(&args.name)?;
-    let store = settings::open_to_read(settings::place(&args.store)?)?;
+    let place = Place::parse(&args.store)?;
+    let store = Opener::new(&place, &args.reach, settings, output).read(&place)?;
     let version = floe::sync::resolve(&*store, &target)?;
     let totals = floe::sync::list(&*store, version, &mut |entry| {
         if output.cancelled() {

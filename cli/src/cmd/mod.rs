@@ -3,11 +3,14 @@
 mod diff;
 mod log;
 mod ls;
+mod mirror;
 mod pages;
 mod plan;
 mod prune;
 mod publish;
+mod serve;
 mod sync;
+mod token;
 mod verify;
 
 use floe::Result;
@@ -23,11 +26,13 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
         Verb::Publish(args) => publish::run(args, settings, output),
         Verb::Sync(args) => sync::run(args, settings, output),
         Verb::Plan(args) => plan::run(args, settings, output),
-        Verb::Diff(args) => diff::run(args, output),
-        Verb::Ls(args) => ls::run(args, output),
-        Verb::Log(args) => log::run(args, output),
+        Verb::Diff(args) => diff::run(args, settings, output),
+        Verb::Ls(args) => ls::run(args, settings, output),
+        Verb::Log(args) => log::run(args, settings, output),
         Verb::Verify(args) => verify::run(args, settings, output),
         Verb::Prune(args) => prune::run(args, settings, output),
+        Verb::Mirror(args) => mirror::run(args, settings, output),
+        Verb::Serve(args) => serve::run(args, settings, output),
         Verb::Completions(args) => pages::completions(args),
         Verb::Man(args) => pages::man(args),
     }

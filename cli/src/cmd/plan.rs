@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args::Plan;
 use crate::output::Output;
 use crate::report::End;
+use crate::place::{Opener, Place};
 use crate::settings::{self, Settings};
 use crate::terms::{bytes, count, elapsed, safe};
 
@@ -41,7 +42,9 @@ struct Line<'a> {
 pub fn run(args: &Plan, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
-    let source = settings::open_to_read(settings::place(&what.source)?)?;
+    let place = Place::parse(&what.source)?;
+    let opener = Opener::new(&place, &what.reach, settings, output).with_mirrors(&what.mirrors)?;
+    let source = opener.read(&place)?;
     let planned = floe::sync::plan(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
     for step in &planned.plan.steps {
         let line = line(step);

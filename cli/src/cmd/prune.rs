@@ -1,5 +1,7 @@
 //! `floe prune STORE --keep-last N`
 
+use std::time::Duration;
+
 use floe::store::{AppName, Name};
 use floe::sync::{Keep, PruneOptions};
 use floe::{Error, Result};
@@ -8,8 +10,12 @@ use serde::Serialize;
 use crate::args::Prune;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings::{self, Settings};
+use crate::place::{Opener, Place};
+use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed};
+
+/// Grace where others may be publishing meanwhile.
+const GRACE_SHARED: Duration = Duration::from_secs(24 * 3600);
 
 #[derive(Serialize)]
 struct Report {
@@ -28,10 +34,8 @@ struct Report {
 }
 
 pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
-    let grace = humantime::parse_duration(&args.grace).map_err(|error| Error::Usage {
-        what: format!("duration `{}`", args.grace.escape_debug()),
-        reason: error.to_string(),
-    })?;
+    let place = Place::parse(&args.store)?;
+    let grace = args.grace.unwrap_or(if place.url().is_some() { GRACE_SHARED } else { Duration::ZERO });
     let keep = Keep {
         last: args.keep_last,
         names: args.keep.iter().map(|name| Name::parse(name)).collect::<Result<_>>()?,
@@ -43,8 +47,8 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
             reason: "needs --keep-last N or --keep NAME, else it would remove everything".to_owned(),
         });
     }
-    let path = settings::place(&args.store)?;
-    let store = if args.dry_run { settings::open_to_read(path)? } else { settings::open(path)? };
+    let opener = Opener::new(&place, &args.reach, settings, output);
+    let store = if args.dry_run { opener.read(&place)? } else { opener.write(&place)? };
     let bytes_before = store.stored_bytes()?;
     let options = PruneOptions { keep, grace, dry_run: args.dry_run, now_unix_s: settings.now_unix_s };
     let done = floe::sync::prune(&*store, &options, output)?;

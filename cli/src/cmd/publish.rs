@@ -11,7 +11,8 @@ use serde::Serialize;
 use crate::args::Publish;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings::{self, Settings};
+use crate::place::{Opener, Place};
+use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed};
 
 #[derive(Serialize)]
@@ -32,9 +33,10 @@ struct Report {
 
 pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> {
     let name = Name::parse(&args.name)?;
-    let path = settings::place(&args.store)?;
-    let store = settings::open_or_create(path)?;
-    if same_directory(&args.dir, path) {
+    let place = Place::parse(&args.store)?;
+    let opener = Opener::new(&place, &args.reach, settings, output);
+    let store = opener.create(&place)?;
+    if place.dir().is_some_and(|store| same_directory(&args.dir, store)) {
         return Err(Error::Conflict {
             what: format!("directory `{}`", args.dir.display()),
             place: store.place(),
@@ -43,9 +45,9 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     }
     let options = PublishOptions {
         compression: if args.level == 0 { Compression::None } else { Compression::Zstd(args.level.into()) },
-        exclude: args.exclude.iter().cloned().chain(store_below(&args.dir, path)).collect(),
+        exclude: args.exclude.iter().cloned().chain(store_below(&args.dir, &place)).collect(),
         rehash: args.rehash,
-        fingerprints: Some(settings::fingerprints(path)?),
+        fingerprints: opener.fingerprints(&place)?,
         threads: settings.threads,
         in_flight_bytes_max: limits::IN_FLIGHT_BYTES_MAX,
         now_unix_s: settings.now_unix_s,
@@ -88,8 +90,8 @@ fn same_directory(a: &Path, b: &Path) -> bool {
 
 // A store that lies in the directory to publish is no part of it: a glob that leaves it out, with what globs read
 // otherwise escaped.
-fn store_below(dir: &Path, store: &Path) -> Option<String> {
-    let (dir, store) = (dir.canonicalize().ok()?, store.canonicalize().ok()?);
+fn store_below(dir: &Path, store: &Place) -> Option<String> {
+    let (dir, store) = (dir.canonicalize().ok()?, store.dir()?.canonicalize().ok()?);
     let below = store.strip_prefix(dir).ok()?.to_str().filter(|below| !below.is_empty())?;
     let mut glob = String::from("/");
     for letter in below.chars() {
@@ -121,8 +123,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let odd = dir.path().join("a/b [x]*");
         std::fs::create_dir_all(&odd).expect("made");
-        assert_eq!(store_below(dir.path(), &odd).as_deref(), Some(r"/a/b\ \[x\]\*/"));
-        assert_eq!(store_below(&odd, dir.path()), None);
-        assert_eq!(store_below(&odd, &odd), None);
+        let store = |path: &Path| Place::Dir(path.to_owned());
+        assert_eq!(store_below(dir.path(), &store(&odd)).as_deref(), Some(r"/a/b\ \[x\]\*/"));
+        assert_eq!(store_below(&odd, &store(dir.path())), None);
+        assert_eq!(store_below(&odd, &store(&odd)), None);
     }
 }

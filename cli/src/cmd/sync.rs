@@ -6,6 +6,7 @@ use serde::Serialize;
 use crate::args::Sync;
 use crate::output::Output;
 use crate::report::End;
+use crate::place::{Opener, Place};
 use crate::settings::{self, Settings};
 use crate::terms::{bytes, count, elapsed};
 
@@ -29,7 +30,9 @@ struct Report {
 pub fn run(args: &Sync, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
-    let source = settings::open_to_read(settings::place(&what.source)?)?;
+    let place = Place::parse(&what.source)?;
+    let opener = Opener::new(&place, &what.reach, settings, output).with_mirrors(&what.mirrors)?;
+    let source = opener.read(&place)?;
     let done = floe::sync::sync(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
     let report = Report {
         version: done.version.to_string(),

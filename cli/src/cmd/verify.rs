@@ -10,7 +10,8 @@ use serde::Serialize;
 use crate::args::Verify;
 use crate::output::Output;
 use crate::report::End;
-use crate::settings::{self, Place, Settings};
+use crate::place::{Kind, Opener, Place};
+use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed, safe};
 
 #[derive(Serialize)]
@@ -38,40 +39,54 @@ struct Line<'a> {
 }
 
 pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
-    let path = settings::place(&args.place)?;
+    let place = Place::parse(&args.place)?;
     let options = settings.verify_options(args.subset.as_deref())?;
-    let repair = args.repair.as_deref().map(settings::place).transpose()?;
-    let place = settings::what_is_at(path)?;
-    let found = match place {
-        Place::Store => store(path, repair, &options, output)?,
-        Place::Replica if args.subset.is_some() => {
+    let source = args.repair.as_deref().map(Place::parse).transpose()?;
+    let main = source.as_ref().filter(|_| place.url().is_none()).unwrap_or(&place);
+    let opener = Opener::new(main, &args.reach, settings, output).with_mirrors(&args.mirrors)?;
+    let kind = place.kind()?;
+    let found = match kind {
+        Kind::Store => store(&place, source.as_ref(), &opener, &options, output)?,
+        Kind::Replica(_) if args.subset.is_some() => {
             return Err(Error::Usage {
                 what: "option `--subset`".to_owned(),
                 reason: "is for stores; a directory is always verified whole".to_owned(),
             });
         }
-        Place::Replica => replica(path, repair, &options, output)?,
+        Kind::Replica(dir) => replica(dir, source.as_ref(), &opener, &options, output)?,
     };
-    tell(&found, place, output)?;
+    tell(&found, kind, output)?;
     if found.damage.is_empty() {
         return Ok(End::Done);
     }
     Ok(End::Damaged {
         things: found.damage.len() as u64,
         place: args.place.clone(),
-        repairing: repair.is_some(),
+        repairing: source.is_some(),
     })
 }
 
-fn store(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {
-    let Some(source) = repair else {
-        return floe::sync::verify_store(&*settings::open_to_read(path)?, options, output);
+fn store(
+    place: &Place,
+    source: Option<&Place>,
+    opener: &Opener<'_>,
+    options: &VerifyOptions,
+    output: &Output,
+) -> Result<Verified> {
+    let Some(source) = source else {
+        return floe::sync::verify_store(&*opener.read(place)?, options, output);
     };
-    floe::sync::repair_store(&*settings::open(path)?, &*settings::open_to_read(source)?, options, output)
+    floe::sync::repair_store(&*opener.write(place)?, &*opener.read(source)?, options, output)
 }
 
-fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {
-    let Some(source) = repair else { return floe::sync::verify_replica(path, options, output) };
+fn replica(
+    path: &Path,
+    source: Option<&Place>,
+    opener: &Opener<'_>,
+    options: &VerifyOptions,
+    output: &Output,
+) -> Result<Verified> {
+    let Some(source) = source else { return floe::sync::verify_replica(path, options, output) };
     let sync = SyncOptions {
         delete: false,
         overwrite: false,
@@ -84,7 +99,7 @@ fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: 
     // Repairing reads every file and tells which are not as recorded; verifying reads them once more, so that what
     // is reported as sound was sound on disk.
     let counting = Counting { output, modified: AtomicU64::new(0) };
-    let synced = floe::sync::repair_replica(path, &*settings::open_to_read(source)?, &sync, &counting)?;
+    let synced = floe::sync::repair_replica(path, &*opener.read(source)?, &sync, &counting)?;
     let found = floe::sync::verify_replica(path, options, output)?;
     let repaired = counting.modified.into_inner().saturating_sub(synced.files_protected);
     Ok(Verified { repaired: repaired.saturating_sub(found.damage.len() as u64), ..found })
@@ -117,7 +132,7 @@ impl Progress for Counting<'_> {
     }
 }
 
-fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
+fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
     for Damage { what, reason, needed_by } in &found.damage {
         output.object(&Line { kind: "damage", what, reason, needed_by })?;
         output.line(format_args!("damaged   {}: {}", safe(what), safe(reason)))?;
@@ -127,7 +142,7 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
     }
     let damaged = found.damage.len() as u64;
     let report = Report {
-        place: place.word(),
+        place: kind.word(),
         sound: damaged == 0,
         versions: found.versions,
         files: found.files,
@@ -139,21 +154,21 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
         files_foreign: found.files_foreign,
         files_protected: found.files_protected,
     };
-    let checked = match place {
-        Place::Store => format!(
+    let checked = match kind {
+        Kind::Store => format!(
             "{}, {}, {} ({})",
             count(found.versions, "name"),
             count(found.nodes, "node"),
             count(found.chunks, "chunk"),
             bytes(found.bytes)
         ),
-        Place::Replica if found.files_protected > 0 => format!(
+        Kind::Replica(_) if found.files_protected > 0 => format!(
             "{} ({}); not checked: {} of yours (--protect)",
             count(found.files, "file"),
             bytes(found.bytes),
             count(found.files_protected, "file")
         ),
-        Place::Replica => format!("{} ({})", count(found.files, "file"), bytes(found.bytes)),
+        Kind::Replica(_) => format!("{} ({})", count(found.files, "file"), bytes(found.bytes)),
     };
     let result = match (damaged, found.repaired) {
         (0, 0) => "everything is as it should be".to_owned(),
