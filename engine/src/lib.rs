@@ -10,6 +10,7 @@
 //! | 3 | [`store`] | where content lives |
 //! | 3 | [`tree`] | where trees live |
 //! | 4 | [`sync`] | the verbs |
+//! | 6 | `serve` | a store with a socket (feature `server`) |
 //!
 //! A tree goes into a store under a name, and comes out in another directory:
 //!
@@ -49,6 +50,8 @@ pub mod limits;
 mod progress;
 
 pub mod content;
+#[cfg(feature = "server")]
+pub mod serve;
 pub mod store;
 pub mod sync;
 pub mod tree;

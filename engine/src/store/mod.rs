@@ -4,6 +4,8 @@
 
 mod mem;
 mod name;
+#[cfg(feature = "client")]
+mod remote;
 #[cfg(feature = "rocks")]
 mod rocks;
 #[cfg(feature = "client")]
@@ -20,6 +22,10 @@ use crate::version::NodeSource;
 
 pub use mem::MemStore;
 pub use name::{AppName, Name, NameRecord};
+#[cfg(feature = "client")]
+pub use remote::{
+    ClientPem, Counters, Now, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, Token, Wait,
+};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksOptions, RocksStore};
 #[cfg(all(feature = "rocks", feature = "testing"))]
