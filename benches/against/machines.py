@@ -72,7 +72,9 @@ class Machines(Bench):
         return server
 
     def version_of(self, store, name):
-        return next(row["version"] for row in self.report("log", "--store", store)["names"] if row["name"] == name)
+        out = subprocess.run([self.floe, "log", "--store", str(store), "--json"], capture_output=True, text=True, check=True)
+        rows = map(json.loads, out.stdout.splitlines())
+        return next(row["version"] for row in rows if row.get("name") == name)
 
     # -- the rows ------------------------------------------------------------------------------------
 
