@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use reach::{Mirrors, Reach};
-pub use serve::{Log as ServeLog, Serve, ServeVerb, Token, TokenCreate, TokenRole, TokenVerb};
+pub use serve::{Limits, LogAs, Serve, ServeVerb, Token, TokenCreate, TokenVerb};
 
 /// Publish trees of files, and bring directories to a published version by moving only what changed
 ///

@@ -70,6 +70,21 @@ impl Output {
         self.meter.hidden(|| self.write(|out| writeln!(out, "{line}")))
     }
 
+    /// A result that is printed even with --quiet, but not beside objects.
+    pub fn print(&self, text: &str) -> Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        self.meter.hidden(|| self.write(|out| writeln!(out, "{text}")))
+    }
+
+    /// Something to know beside the result.
+    pub fn note(&self, note: fmt::Arguments<'_>) {
+        if !self.json && !self.quiet {
+            self.meter.hidden(|| eprintln!("note: {note}"));
+        }
+    }
+
     /// One line for programs.
     pub fn object(&self, object: &impl Serialize) -> Result<()> {
         if !self.json {

@@ -3,23 +3,39 @@
 mod credentials;
 mod typed;
 
+use std::io::Read;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use floe::store::{RemoteAddress, RemoteOptions, RemoteStore, RocksOptions, RocksStore, Store, Token, Traffic};
-use floe::{Error, Result};
+use floe::store::{
+    ClientPem, Counters, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, RocksOptions, RocksStore, Store, Token,
+};
+use floe::{ChunkId, Error, Result};
 
-use crate::args::Reach;
+use crate::args::{Mirrors, Reach};
+use crate::output::Output;
 use crate::settings::Settings;
 
-pub use typed::{Place, Scheme, Url};
+pub use typed::Place;
 
-/// A store, and what went over the network for it.
+/// A store that was opened.
 pub struct Opened {
     store: Box<dyn Store>,
+    counters: Option<Arc<Counters>>,
+}
+
+impl Opened {
+    fn here(store: RocksStore) -> Opened {
+        Opened { store: Box::new(store), counters: None }
+    }
+
+    /// What went over the network so far; `None` for a directory.
+    pub fn counters(&self) -> Option<&Counters> {
+        self.counters.as_deref()
+    }
 }
 
 impl Deref for Opened {
@@ -36,8 +52,8 @@ pub struct Opener<'a> {
     settings: &'a Settings,
     stop: Arc<AtomicBool>,
     // Where a token goes that was given for this command: to this server and to no other.
-    main: Option<Url>,
-    mirrors: Vec<Url>,
+    main: Option<RemoteAddress>,
+    mirrors: Vec<RemoteAddress>,
 }
 
 impl<'a> Opener<'a> {
@@ -104,27 +120,77 @@ impl<'a> Opener<'a> {
         Ok(Some(dir))
     }
 
-    // The token for a server: given for this command, or from the credentials file.
-    fn token(&self, url: &Url) -> Result<Option<String>> {
-        let given = match (&self.reach.token_file, &self.settings.token) {
-            (Some(file), _) => Some(credentials::from_token_file(file)?),
-            (None, Some(value)) => Some(credentials::from_variable("FLOE_TOKEN", value)?),
-            (None, None) => None,
+    fn remote(&self, url: &RemoteAddress, mirrors: &[RemoteAddress]) -> Result<Opened> {
+        let counters = Arc::new(Counters::default());
+        let reach = self.reach;
+        let mirror = |url: &RemoteAddress| Ok((url.clone(), self.token(url)?));
+        let stop = Arc::clone(&self.stop);
+        let options = RemoteOptions {
+            token: self.token(url)?,
+            insecure: reach.insecure,
+            ca_pem: reach.ca.as_deref().map(read_pem).transpose()?,
+            client_pem: match (&reach.client_cert, &reach.client_key) {
+                (Some(cert), Some(key)) => Some(ClientPem::new([read_pem(cert)?, read_pem(key)?].join(&b'\n'))),
+                _ => None,
+            },
+            connect: reach.timeout,
+            silence: reach.timeout,
+            retries: Retries { attempts: reach.retries.saturating_add(1), ..Retries::default() },
+            limit_rate: reach.limit_rate,
+            mirrors: mirrors.iter().map(mirror).collect::<Result<_>>()?,
+            ssh: self.settings.ssh.iter().map(Into::into).collect(),
+            ssh_command: reach.ssh_floe.clone(),
+            counters: Arc::clone(&counters),
+            wait: Arc::new(move |time| wait(time, &stop)),
+            ..RemoteOptions::default()
         };
-        let given = given.filter(|_| self.main.as_ref().is_some_and(|main| main.same_server(url)));
-        let file = self.settings.config_home.as_ref().map(|dir| dir.join("floe/credentials"));
-        let token = match (given, file) {
-            (Some(token), _) => Some(token),
-            (None, Some(file)) => credentials::from_credentials(&file, url)?,
-            (None, None) => None,
-        };
-        if token.is_some() && !url.is_private() && !self.reach.insecure {
-            return Err(Error::Usage {
-                what: format!("URL `{url}`"),
-                reason: "a token would go over plain http, where others on the way can read it".to_owned(),
-            });
+        Ok(Opened { store: Box::new(RemoteStore::open(url, options)?), counters: Some(counters) })
+    }
+
+    // The token for a server: given for this command, or from the credentials file. ssh knows who asks.
+    fn token(&self, url: &RemoteAddress) -> Result<Option<Token>> {
+        if url.scheme() == RemoteScheme::Ssh {
+            return Ok(None);
         }
-        Ok(token)
+        if self.main.as_ref().is_some_and(|main| typed::same_server(main, url)) {
+            match (&self.reach.token_file, &self.settings.token) {
+                (Some(file), _) => return credentials::from_token_file(file).map(Some),
+                (None, Some(value)) => return credentials::from_variable("FLOE_TOKEN", value).map(Some),
+                (None, None) => {}
+            }
+        }
+        let Some(dir) = &self.settings.config_home else { return Ok(None) };
+        credentials::from_credentials(&dir.join("floe/credentials"), url)
+    }
+}
+
+/// Most bytes of a file of certificates: those of a whole system are a quarter of it.
+const PEM_LEN_MAX: u64 = 1 << 20;
+
+/// The text of a file of certificates or keys.
+pub fn read_pem(path: &Path) -> Result<Vec<u8>> {
+    let failed = |source| Error::Io { action: "read", path: path.to_owned(), source };
+    let mut pem = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(PEM_LEN_MAX + 1).read_to_end(&mut pem).map_err(failed)?;
+    if pem.len() as u64 > PEM_LEN_MAX {
+        let what = format!("length of `{}`", path.display());
+        return Err(Error::Limit { what, actual: pem.len() as u64, max: PEM_LEN_MAX });
+    }
+    Ok(pem)
+}
+
+// In short pieces, so that Ctrl-C ends it.
+fn wait(time: Duration, stop: &AtomicBool) -> bool {
+    let until = Instant::now() + time;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        match until.saturating_duration_since(Instant::now()) {
+            Duration::ZERO => return true,
+            left => std::thread::sleep(left.min(Duration::from_millis(50))),
+        }
     }
 }
 

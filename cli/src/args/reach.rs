@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// How a store behind a URL is reached. Nothing here is used for a store that is a directory.
-#[derive(Debug, Clone, Default, clap::Args)]
+#[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options for a store that is a URL")]
 pub struct Reach {
     /// Read the token from this file; else it is taken from FLOE_TOKEN, else from floe's credentials file
@@ -31,6 +31,9 @@ pub struct Reach {
     /// Send the token over plain http, too, where others on the way can read it
     #[arg(long)]
     pub insecure: bool,
+    /// The floe on the other side of ssh:// [default: floe]; which ssh is used here can be set by FLOE_SSH
+    #[arg(long, value_name = "COMMAND", default_value = "floe", hide_default_value = true)]
+    pub ssh_floe: String,
 }
 
 /// Further places that have the same content.

@@ -7,9 +7,10 @@ use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
+use floe::store::{RemoteAddress, Token};
 use floe::{Error, Result};
 
-use super::{Place, Url};
+use super::typed::{Place, covers};
 
 /// Most bytes of a file with one token.
 const TOKEN_FILE_LEN_MAX: u64 = 4 << 10;
@@ -17,22 +18,19 @@ const TOKEN_FILE_LEN_MAX: u64 = 4 << 10;
 const CREDENTIALS_LEN_MAX: u64 = 1 << 20;
 
 /// The token in a file that holds nothing else.
-pub fn from_token_file(path: &Path) -> Result<String> {
+pub fn from_token_file(path: &Path) -> Result<Token> {
     let text = read(&open(path)?, path, TOKEN_FILE_LEN_MAX)?;
-    let token = text.trim();
-    check(token).map_err(|reason| refused("token file", path, reason))?;
-    Ok(token.to_owned())
+    token(&text).map_err(|reason| refused("token file", path, &reason))
 }
 
 /// The token in a variable.
-pub fn from_variable(name: &str, value: &OsStr) -> Result<String> {
-    let token = value.to_str().unwrap_or("\u{fffd}").trim();
-    check(token).map_err(|reason| Error::Usage { what: format!("variable {name}"), reason: reason.to_owned() })?;
-    Ok(token.to_owned())
+pub fn from_variable(name: &str, value: &OsStr) -> Result<Token> {
+    token(&value.to_string_lossy())
+        .map_err(|reason| Error::Usage { what: format!("variable {name}"), reason })
 }
 
 /// The token for `url` in a credentials file: that of the longest URL that covers it. No file, no token.
-pub fn from_credentials(path: &Path, url: &Url) -> Result<Option<String>> {
+pub fn from_credentials(path: &Path, url: &RemoteAddress) -> Result<Option<Token>> {
     let file = match open(path) {
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other?,
@@ -43,10 +41,11 @@ pub fn from_credentials(path: &Path, url: &Url) -> Result<Option<String>> {
     if mode & 0o077 != 0 {
         return Err(refused("credentials file", path, &format!("others may read it (its mode is {mode:04o})")));
     }
-    find(&read(&file, path, CREDENTIALS_LEN_MAX)?, url, path)
+    find(&read(&file, path, CREDENTIALS_LEN_MAX)?, url, path)?.map(Token::parse).transpose()
 }
 
-fn find(text: &str, url: &Url, path: &Path) -> Result<Option<String>> {
+// The token of the longest prefix; every line must be sound.
+fn find<'t>(text: &'t str, url: &RemoteAddress, path: &Path) -> Result<Option<&'t str>> {
     let mut found: Option<(usize, &str)> = None;
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -54,27 +53,25 @@ fn find(text: &str, url: &Url, path: &Path) -> Result<Option<String>> {
             continue;
         }
         let bad = |reason: &str| refused("credentials file", path, &format!("line {}: {reason}", number + 1));
-        let (prefix, token) = line.split_once(char::is_whitespace).ok_or_else(|| bad(LINE))?;
+        let (prefix, text) = line.split_once(char::is_whitespace).ok_or_else(|| bad(LINE))?;
         let Ok(Place::Url(prefix)) = Place::parse(prefix) else { return Err(bad(LINE)) };
-        let token = token.trim();
-        check(token).map_err(bad)?;
-        if prefix.covers(url) && found.is_none_or(|(depth, _)| depth < prefix.depth()) {
-            found = Some((prefix.depth(), token));
+        token(text).map_err(|reason| bad(&reason))?;
+        let depth = prefix.to_string().matches('/').count();
+        if covers(&prefix, url) && found.is_none_or(|(other, _)| other < depth) {
+            found = Some((depth, text.trim()));
         }
     }
-    Ok(found.map(|(_, token)| token.to_owned()))
+    Ok(found.map(|(_, token)| token))
 }
 
 const LINE: &str = "must be a URL, a space and a token";
 
-/// What a token can be; the words never repeat it.
-pub fn check(token: &str) -> Result<(), &'static str> {
-    match token {
-        "" => Err("there is no token in it"),
-        _ if token.len() > 1024 => Err("that is too long for a token"),
-        _ if token.bytes().all(|b| b.is_ascii_graphic()) => Ok(()),
-        _ => Err("a token is one word of plain letters and digits"),
-    }
+// What is wrong with it, without the words of it.
+fn token(text: &str) -> Result<Token, String> {
+    Token::parse(text).map_err(|error| match error {
+        Error::Usage { reason, .. } => format!("its token {reason}"),
+        other => other.to_string(),
+    })
 }
 
 fn open(path: &Path) -> Result<File> {
@@ -104,7 +101,7 @@ mod tests {
     use super::*;
     use std::fs::{self, Permissions};
 
-    fn url(text: &str) -> Url {
+    fn url(text: &str) -> RemoteAddress {
         Place::parse(text).expect(text).url().expect("a URL").clone()
     }
 
@@ -119,8 +116,7 @@ mod tests {
             ("https://other", None),
             ("http://host", None),
         ] {
-            let found = find(text, &url(of), Path::new("x")).expect("read");
-            assert_eq!(found.as_deref(), want, "{of}");
+            assert_eq!(find(text, &url(of), Path::new("x")).expect("read"), want, "{of}");
         }
     }
 
@@ -128,7 +124,7 @@ mod tests {
     fn bad_lines_are_named_and_not_repeated() {
         for text in ["https://host", "host hunter2", "https://host hun ter2", "https://host hunter2\u{e9}"] {
             let error = find(&format!("# x\n{text}"), &url("https://host"), Path::new("x"));
-            let error = error.expect_err(text).to_string();
+            let error = error.err().expect(text).to_string();
             assert!(error.contains("line 2") && !error.contains("ter2"), "{error}");
         }
     }
@@ -137,12 +133,11 @@ mod tests {
     fn a_file_that_others_may_read_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("credentials");
-        assert_eq!(from_credentials(&path, &url("https://host")).expect("no file"), None);
+        assert!(from_credentials(&path, &url("https://host")).expect("no file").is_none());
         fs::write(&path, "https://host secret\n").expect("written");
         for (mode, fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o622, false)] {
             fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
-            let found = from_credentials(&path, &url("https://host"));
-            assert_eq!(found.is_ok_and(|found| found.as_deref() == Some("secret")), fine, "{mode:o}");
+            assert_eq!(from_credentials(&path, &url("https://host")).is_ok(), fine, "{mode:o}");
         }
     }
 
@@ -152,7 +147,7 @@ mod tests {
         let path = dir.path().join("token");
         for (text, fine) in [("abc\n", true), ("  abc", true), ("", false), ("a b", false), ("a\nb", false)] {
             fs::write(&path, text).expect("written");
-            assert_eq!(from_token_file(&path).is_ok_and(|token| token == "abc"), fine, "{text:?}");
+            assert_eq!(from_token_file(&path).is_ok(), fine, "{text:?}");
         }
         fs::write(&path, "x".repeat(5000)).expect("written");
         assert!(matches!(from_token_file(&path), Err(Error::Limit { .. })));
