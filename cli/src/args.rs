@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use reach::{Mirrors, Reach};
-pub use serve::{Limits, LogAs, Serve, ServeVerb, Token, TokenCreate, TokenVerb};
+pub use serve::{LogAs, Serve, ServeVerb, Token, TokenCreate, TokenVerb, TokensAt};
 
 /// Publish trees of files, and bring directories to a published version by moving only what changed
 ///

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         Err(error) => return report::usage(&error, std::env::args_os().any(|arg| arg == "--json")),
     };
     let output = Output::new(&args.common);
-    let result = Settings::new(&args.common).and_then(|settings| cmd::run(&args.verb, &settings, &output));
+    let result = Settings::new(&args.common, &args.verb).and_then(|settings| cmd::run(&args.verb, &settings, &output));
     let result = result.and_then(|end| output.flush().map(|()| end));
     ExitCode::from(report::exit(result, (&args.verb).into(), &output))
 }

@@ -11,7 +11,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use floe::sync::{SyncOptions, Target, VerifyOptions};
 use floe::{Error, Faults, Result, limits};
 
-use crate::args::{Common, SyncWhat};
+use crate::args::{Common, LogAs, Serve, SyncWhat, Verb};
 
 /// What holds for every verb.
 pub struct Settings {
@@ -30,9 +30,14 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Reads environment, clock and processors.
-    pub fn new(common: &Common) -> Result<Settings> {
-        trace()?;
+    /// Reads environment, clock and processors. `verb` says how events are written, if it is a server.
+    pub fn new(common: &Common, verb: &Verb) -> Result<Settings> {
+        match verb {
+            Verb::Serve(Serve { verb: None, stdio, log, .. }) => {
+                trace(Some(if *stdio { "warn" } else { "info" }), *log)?;
+            }
+            _ => trace(None, LogAs::Text)?,
+        }
         let processors = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Settings {
@@ -126,8 +131,8 @@ fn ssh_words(value: Option<OsString>) -> Result<Vec<String>> {
 }
 
 // FLOE_LOG=debug, or any filter of tracing-subscriber, writes the engine's events to stderr.
-fn trace() -> Result<()> {
-    let Some(filter) = variable("FLOE_LOG") else {
+fn trace(default: Option<&str>, log: LogAs) -> Result<()> {
+    let Some(filter) = variable("FLOE_LOG").or_else(|| default.map(OsString::from)) else {
         return Ok(());
     };
     let filter = filter.to_string_lossy();
@@ -137,7 +142,11 @@ fn trace() -> Result<()> {
     })?;
     let colour =
         std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colour).init();
+    let events = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log {
+        LogAs::Text => events.with_ansi(colour).init(),
+        LogAs::Json => events.json().init(),
+    }
     Ok(())
 }
 

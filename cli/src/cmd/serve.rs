@@ -44,7 +44,6 @@ pub fn run(args: &Serve, settings: &Settings, output: &Output) -> Result<End> {
             return Err(Error::Usage { what: format!("store `{url}`"), reason });
         }
     };
-    settings.log(args.log, args.stdio)?;
     let options = options(args, dir)?;
     let store = Arc::new(RocksStore::open(dir, &RocksOptions::default())?);
     if args.stdio {
