@@ -3,6 +3,7 @@
 
 mod args;
 mod cmd;
+mod lazy;
 mod meter;
 mod output;
 mod place;
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
         Err(error) => return report::usage(&error, std::env::args_os().any(|arg| arg == "--json")),
     };
     let output = Output::new(&args.common);
-    let result = Settings::new(&args.common, &args.verb).and_then(|settings| cmd::run(&args.verb, &settings, &output));
+    let result =
+        Settings::new(&args.common, &args.verb).and_then(|settings| cmd::run(&args.verb, &settings, &output));
     let result = result.and_then(|end| output.flush().map(|()| end));
     ExitCode::from(report::exit(result, (&args.verb).into(), &output))
 }

@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use floe::store::{
-    ClientPem, Counters, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, RocksOptions, RocksStore, Store, Token,
+    ClientPem, Counters, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, RocksOptions,
+    RocksStore, Store, Token,
 };
 use floe::{ChunkId, Error, Result};
 
@@ -130,7 +131,9 @@ impl<'a> Opener<'a> {
             insecure: reach.insecure,
             ca_pem: reach.ca.as_deref().map(read_pem).transpose()?,
             client_pem: match (&reach.client_cert, &reach.client_key) {
-                (Some(cert), Some(key)) => Some(ClientPem::new([read_pem(cert)?, read_pem(key)?].join(&b'\n'))),
+                (Some(cert), Some(key)) => {
+                    Some(ClientPem::new([read_pem(cert)?, read_pem(key)?].join(&b'\n')))
+                }
                 _ => None,
             },
             connect: reach.timeout,
@@ -224,11 +227,7 @@ impl Place {
         if path.join("FORMAT").is_file() {
             return Ok(Kind::Store);
         }
-        std::fs::metadata(path).map_err(|source| Error::Io {
-            action: "open",
-            path: path.clone(),
-            source,
-        })?;
+        std::fs::metadata(path).map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
         Err(Error::NotFound {
             what: "store and no synced directory".to_owned(),
             place: format!("`{}`", path.display()),

@@ -115,7 +115,8 @@ fn variable(name: &str) -> Option<OsString> {
 // Relative ones are to be ignored, as the specification of these directories has it.
 fn home(name: &str, below_home: &str) -> Option<PathBuf> {
     let named = variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    named.or_else(|| Some(PathBuf::from(variable("HOME")?).join(below_home)).filter(|path| path.is_absolute()))
+    named
+        .or_else(|| Some(PathBuf::from(variable("HOME")?).join(below_home)).filter(|path| path.is_absolute()))
 }
 
 fn ssh_words(value: Option<OsString>) -> Result<Vec<String>> {

@@ -8,8 +8,8 @@ use serde::Serialize;
 
 use crate::args::Diff;
 use crate::output::Output;
-use crate::report::End;
 use crate::place::{Opener, Place};
+use crate::report::End;
 use crate::settings::{self, Settings};
 use crate::terms::{bytes, count, safe};
 

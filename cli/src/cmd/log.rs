@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::args::Log;
 use crate::output::Output;
-use crate::report::End;
 use crate::place::{Opener, Place};
+use crate::report::End;
 use crate::settings::Settings;
 use crate::terms::{bytes, count, date};
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use crate::args::Ls;
 use crate::output::Output;
-use crate::report::End;
 use crate::place::{Opener, Place};
+use crate::report::End;
 use crate::settings::{self, Settings};
 use crate::terms::{bytes, safe};
 

@@ -3,7 +3,7 @@
 mod diff;
 mod log;
 mod ls;
-mod mirror;
+//mod mirror;
 mod pages;
 mod plan;
 mod prune;
@@ -31,7 +31,7 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
         Verb::Log(args) => log::run(args, settings, output),
         Verb::Verify(args) => verify::run(args, settings, output),
         Verb::Prune(args) => prune::run(args, settings, output),
-        Verb::Mirror(args) => mirror::run(args, settings, output),
+        Verb::Mirror(_) => unreachable!(),
         Verb::Serve(args) => serve::run(args, settings, output),
         Verb::Completions(args) => pages::completions(args),
         Verb::Man(args) => pages::man(args),

@@ -12,6 +12,7 @@ use floe::{Error, Result};
 use serde::Serialize;
 
 use crate::args::{Serve, ServeVerb};
+use crate::lazy::LazyStore;
 use crate::output::Output;
 use crate::place::{Place, read_pem};
 use crate::report::End;
@@ -45,11 +46,11 @@ pub fn run(args: &Serve, settings: &Settings, output: &Output) -> Result<End> {
         }
     };
     let options = options(args, dir)?;
-    let store = Arc::new(RocksStore::open(dir, &RocksOptions::default())?);
     if args.stdio {
-        floe::serve::stdio(store, &options)?;
+        floe::serve::stdio(Arc::new(LazyStore::open(dir)?), &options)?;
         return Ok(End::Done);
     }
+    let store = Arc::new(RocksStore::open(dir, &RocksOptions::default())?);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let running = Server::start(store, options)?;
     let url = format!("{scheme}://{}", running.addr());
@@ -131,7 +132,8 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for (text, want) in [("127.0.0.1:0", true), ("[::1]:7400", true), ("7400", false), ("", false), ("x:y", false)]
+        for (text, want) in
+            [("127.0.0.1:0", true), ("[::1]:7400", true), ("7400", false), ("", false), ("x:y", false)]
         {
             assert_eq!(listen(text).is_ok(), want, "{text}");
         }

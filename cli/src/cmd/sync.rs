@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use crate::args::Sync;
 use crate::output::Output;
-use crate::report::End;
 use crate::place::{Opener, Place};
+use crate::report::End;
 use crate::settings::{self, Settings};
 use crate::terms::{bytes, count, elapsed};
 

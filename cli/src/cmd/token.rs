@@ -83,7 +83,11 @@ fn tell(record: &TokenRecord, now: u64, output: &Output) -> Result<()> {
     let app = record.app.as_ref().map_or("-".to_owned(), ToString::to_string);
     let until = record.expires_unix_s.map_or("never".to_owned(), date);
     let expired = if record.expired(now) { " (expired)" } else { "" };
-    output.line(format_args!("{:<12}  {:<7}  {app:<20}  {until}{expired}", record.id, record.role.as_str()))?;
+    output.line(format_args!(
+        "{:<12}  {:<7}  {app:<20}  {until}{expired}",
+        record.id,
+        record.role.as_str()
+    ))?;
     output.object(&line(record, now, None))
 }
 

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::args::Verify;
 use crate::output::Output;
-use crate::report::End;
 use crate::place::{Kind, Opener, Place};
+use crate::report::End;
 use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed, safe};
 

@@ -39,7 +39,11 @@ pub fn from_credentials(path: &Path, url: &RemoteAddress) -> Result<Option<Token
     let meta = file.metadata().map_err(|source| io("read", path, source))?;
     let mode = meta.permissions().mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(refused("credentials file", path, &format!("others may read it (its mode is {mode:04o})")));
+        return Err(refused(
+            "credentials file",
+            path,
+            &format!("others may read it (its mode is {mode:04o})"),
+        ));
     }
     find(&read(&file, path, CREDENTIALS_LEN_MAX)?, url, path)?.map(Token::parse).transpose()
 }

@@ -22,9 +22,10 @@ impl Place {
     pub fn parse(text: &str) -> Result<Place> {
         match text.split_once("://") {
             Some((scheme, rest)) if is_scheme(scheme) => Ok(Place::Url(address(text, scheme, rest)?)),
-            _ if is_remote_copy(text) => {
-                Err(refused(text, "another machine is ssh://USER@HOST/PATH, a directory of that name is ./NAME"))
-            }
+            _ if is_remote_copy(text) => Err(refused(
+                text,
+                "another machine is ssh://USER@HOST/PATH, a directory of that name is ./NAME",
+            )),
             _ => Ok(Place::Dir(PathBuf::from(text))),
         }
     }
@@ -142,7 +143,9 @@ mod tests {
 
     #[test]
     fn paths_are_paths() {
-        for text in ["store", "/a/b", "./a:b", "a:/b", "dir/x://y", "://x", "1a://x", "./me@host:x", "a@b", ""] {
+        for text in
+            ["store", "/a/b", "./a:b", "a:/b", "dir/x://y", "://x", "1a://x", "./me@host:x", "a@b", ""]
+        {
             assert_eq!(Place::parse(text).expect(text).dir(), Some(Path::new(text)), "{text}");
         }
     }
