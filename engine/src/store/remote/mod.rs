@@ -6,6 +6,7 @@
 mod address;
 mod child;
 mod fault;
+mod line;
 mod meter;
 mod options;
 mod origin;
