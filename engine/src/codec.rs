@@ -103,13 +103,14 @@ pub(crate) fn decode_filed<T: Encode + Decode<()>>(
 
 /// Takes one headless record off the front of `bytes`: an item of a list that is too long to be decoded at once. A
 /// count in it may claim 128 KiB at most.
-pub(crate) fn take<T: Encode + Decode<()>>(kind: Kind, bytes: &mut &[u8], place: &str) -> Result<T> {
-    let (record, used) = limited::<T, 0x2_0000>(bytes).map_err(|error| malformed(kind, place, error))?;
-    let (body, rest) = bytes.split_at_checked(used).ok_or_else(|| malformed(kind, place, "cut short"))?;
+pub(crate) fn take<T: Encode + Decode<()>>(kind: &'static str, bytes: &mut &[u8], place: &str) -> Result<T> {
+    let malformed = |reason: String| Error::Malformed { kind, place: place.to_owned(), reason };
+    let (record, used) = limited::<T, 0x2_0000>(bytes).map_err(|error| malformed(error.to_string()))?;
+    let (body, rest) = bytes.split_at_checked(used).ok_or_else(|| malformed("cut short".to_owned()))?;
     let mut again = Vec::with_capacity(used);
     append(&mut again, &record);
     if again != body {
-        return Err(malformed(kind, place, "not in canonical form"));
+        return Err(malformed("not in canonical form".to_owned()));
     }
     *bytes = rest;
     Ok(record)
