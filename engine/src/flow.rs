@@ -28,7 +28,26 @@ pub(crate) struct Flow {
 /// weight that nobody gives back.
 pub(crate) fn ordered<T: Send, R: Send>(
     flow: Flow,
-    feed: impl Iterator<Item = Result<(T, u64)>> + Send,
+    mut feed: impl Iterator<Item = Result<(T, u64)>> + Send,
+    work: impl Fn(T) -> Result<R> + Sync,
+    drain: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let feed = |push: &mut Push<'_, T>| {
+        feed.try_for_each(|item| {
+            let (item, weight) = item?;
+            push(item, weight)
+        })
+    };
+    pushed(flow, feed, work, drain)
+}
+
+/// Hands an item and its weight on. Waits for room; an error says that the flow has ended and no more is wanted.
+pub(crate) type Push<'a, T> = dyn FnMut(T, u64) -> Result<()> + 'a;
+
+/// The same for a feed that pushes its items. Its own error comes after everything that it pushed.
+pub(crate) fn pushed<T: Send, R: Send>(
+    flow: Flow,
+    feed: impl FnOnce(&mut Push<'_, T>) -> Result<()> + Send,
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
@@ -44,7 +63,10 @@ pub(crate) fn ordered<T: Send, R: Send>(
     let (budget, work) = (&budget, &work);
     pool.in_place_scope(|scope| {
         let feed_done = done_tx.clone();
-        scope.spawn(move |_| feed_all(feed, budget, job_tx, feed_done));
+        scope.spawn(move |_| {
+            let _guard = CloseOnPanic(budget);
+            feed_all(feed, budget, job_tx, feed_done);
+        });
         for _ in 0..threads {
             let (jobs, done) = (Arc::clone(&job_rx), done_tx.clone());
             scope.spawn(move |_| {
@@ -70,24 +92,21 @@ impl Drop for CloseOnPanic<'_> {
 }
 
 fn feed_all<T, R>(
-    feed: impl Iterator<Item = Result<(T, u64)>>,
+    feed: impl FnOnce(&mut Push<'_, T>) -> Result<()>,
     budget: &Budget,
     jobs: SyncSender<(u64, T, u64)>,
     done: SyncSender<(u64, Result<R>, u64)>,
 ) {
-    for (index, item) in (0u64..).zip(feed) {
-        match item {
-            Ok((item, weight)) => {
-                let weight = budget.take(weight);
-                if weight.is_none_or(|weight| jobs.send((index, item, weight)).is_err()) {
-                    return;
-                }
-            }
-            Err(error) => {
-                let _ = done.send((index, Err(error), 0));
-                return;
-            }
-        }
+    let mut index = 0u64;
+    let fed = feed(&mut |item, weight| {
+        let weight = budget.take(weight).ok_or(Error::Cancelled)?;
+        jobs.send((index, item, weight)).map_err(|_| Error::Cancelled)?;
+        index += 1;
+        Ok(())
+    });
+    if let Err(error) = fed {
+        // If the flow has ended nobody listens, and its end had another reason.
+        let _ = done.send((index, Err(error), 0));
     }
 }
 
@@ -219,6 +238,23 @@ mod tests {
         assert!(
             ordered(flow(2, 2), feed, Ok, |n| if n == 3 { Err(Error::Cancelled) } else { Ok(()) }).is_err()
         );
+    }
+
+    #[test]
+    fn what_was_pushed_is_drained_before_the_feeds_own_error() {
+        for threads in [1, 3] {
+            let mut seen = Vec::new();
+            let feed = |push: &mut Push<'_, u64>| {
+                (0..100).try_for_each(|n| push(n, 1))?;
+                Err(Error::Cancelled)
+            };
+            let drain = |n| {
+                seen.push(n);
+                Ok(())
+            };
+            assert!(matches!(pushed(flow(threads, 4), feed, Ok, drain), Err(Error::Cancelled)));
+            assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        }
     }
 
     #[test]

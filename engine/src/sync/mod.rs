@@ -8,6 +8,8 @@ mod nodes;
 mod prune;
 mod publish;
 mod query;
+mod receive;
+pub mod stream;
 mod update;
 mod verify;
 mod wire;
@@ -158,7 +160,7 @@ pub struct Synced {
     pub version: VersionId,
     /// The version it was.
     pub from: Option<VersionId>,
-    /// Frames and nodes received from the source, in bytes as received.
+    /// Updates, frames and nodes received from the source, in bytes as received.
     pub bytes_fetched: u64,
     /// Chunks received.
     pub chunks_fetched: u64,
@@ -166,7 +168,7 @@ pub struct Synced {
     pub bytes_reused: u64,
     /// Bytes of content written.
     pub bytes_written: u64,
-    /// Batches asked of the source.
+    /// Questions asked of the source.
     pub requests: u64,
     /// Files added or with new content.
     pub files_changed: u64,
@@ -195,7 +197,8 @@ pub struct Planned {
     pub chunks_missing: u64,
     /// Their plain bytes.
     pub bytes_missing: u64,
-    /// What would be received: frames and nodes.
+    /// What would be received: frames and nodes, asked for one by one. Where the source makes an update it is less: then
+    /// edits stand in for the nodes, and what an earlier run received is not received again.
     pub bytes_fetched: u64,
     /// Bytes taken from what is here.
     pub bytes_reused: u64,
@@ -203,7 +206,7 @@ pub struct Planned {
     pub bytes_written: u64,
     /// Most extra bytes on disk.
     pub bytes_extra_peak: u64,
-    /// Batches to ask.
+    /// Questions to ask, with the same reserve.
     pub requests: u64,
 }
 
