@@ -135,6 +135,10 @@ pub struct Sync {
     /// Exit with 3 if DIR already was that version
     #[arg(long)]
     pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
+    #[command(flatten)]
+    pub mirrors: Mirrors,
 }
 
 /// Show what sync would do, and touch nothing
@@ -151,6 +155,10 @@ pub struct Plan {
     /// Exit with 3 if there would be nothing to do
     #[arg(long)]
     pub exit_unchanged: bool,
+    #[command(flatten)]
+    pub reach: Reach,
+    #[command(flatten)]
+    pub mirrors: Mirrors,
 }
 
 #[derive(Debug, clap::Args)]
@@ -176,10 +184,6 @@ pub struct SyncWhat {
     /// Read every file in DIR, even those that look unchanged
     #[arg(long)]
     pub rehash: bool,
-    #[command(flatten)]
-    pub reach: Reach,
-    #[command(flatten)]
-    pub mirrors: Mirrors,
 }
 
 /// Show how two versions differ

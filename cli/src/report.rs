@@ -183,6 +183,11 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
         Error::NotFound { what, .. } if what == "version" => SYNC_AGAIN.to_owned(),
         Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
         Error::Malformed { kind, .. } if kind.starts_with("replica ") => SYNC_AGAIN.to_owned(),
+        Error::Malformed { kind: "TLS certificate", .. } => {
+            "if the server has a certificate of your own authority, give it with --ca FILE; the name in the URL must be \
+             one of the certificate's"
+                .to_owned()
+        }
         Error::Malformed { kind: "store format", .. } => {
             "put this file back from a copy of the store; the database beside it was not touched".to_owned()
         }
@@ -200,12 +205,15 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
             _ => "run the same command again when nothing else writes to the directory".to_owned(),
         },
         Error::Conflict { what, reason, .. } => conflict(what, reason).to_owned(),
-        Error::Locked { pid: Some(pid), .. } => {
-            format!("wait until process {pid} is done (`ps -p {pid}` shows it), and run this again")
-        }
+        Error::Locked { pid: Some(pid), .. } => format!(
+            "wait until process {pid} is done (`ps -p {pid}` shows it), and run this again; if it is `floe serve`, give \
+             the URL that it serves"
+        ),
         Error::Locked { pid: None, .. } => {
             "wait until those who read or write it are done, and run this again".to_owned()
         }
+        Error::Network { source, .. } => network(&**source, doing).to_owned(),
+        Error::Denied { what, reason, .. } => denied(what, reason).to_owned(),
         Error::Store { .. } => match doing {
             Doing::Verify | Doing::Repair => "check the disk and the permissions of the store's files",
             _ => "check the disk and the permissions of the store's files; `floe verify STORE` checks its content",
@@ -215,13 +223,52 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
             "name a version, as in game@1.4.2; `floe log --store STORE` lists them".to_owned()
         }
         Error::Usage { what, .. } if what.starts_with("store ") => {
-            "give the path of a store; one on another machine must be mounted here".to_owned()
+            "give a directory, http(s)://HOST[:PORT][/PREFIX] or ssh://[USER@]HOST[:PORT]/PATH; a token goes into \
+             --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials"
+                .to_owned()
+        }
+        Error::Usage { what, reason } if what.starts_with("credentials file") && reason.contains("mode") => {
+            format!("chmod 600 {}", what.trim_start_matches("credentials file ").replace('`', "'"))
+        }
+        Error::Usage { what, .. } if what.starts_with("credentials file") => {
+            "a line is a URL, a space and a token; lines that begin with # are skipped".to_owned()
+        }
+        Error::Usage { what, reason } if what.starts_with("address ") && reason.contains("unencrypted") => {
+            "use https:// or ssh://, or give --insecure where nobody else can read what is sent".to_owned()
         }
         Error::Usage { .. } => "`floe VERB --help` shows what is expected".to_owned(),
         Error::Cancelled => "run the same command again to continue".to_owned(),
         _ => return None,
     };
     Some(cure)
+}
+
+fn network(cause: &(dyn std::error::Error + 'static), doing: Doing) -> &'static str {
+    let words = cause.to_string();
+    let has = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
+    if has(&["program to connect"]) {
+        "try `ssh HOST floe --version`: it must work without questions; --ssh-floe COMMAND says where floe is there, \
+         FLOE_SSH which ssh to use here"
+    } else if has(&["refused"]) {
+        "nothing listens there: check the address and the port, and that `floe serve` runs"
+    } else if has(&["corrupt message", "InvalidContentType"]) {
+        "the other side does not speak TLS: use http://, or serve with --tls-cert and --tls-key"
+    } else if doing == Doing::Look {
+        "check the address and the network, and run this again"
+    } else {
+        "check the address and the network, and run this again: it continues where it stopped"
+    }
+}
+
+fn denied(what: &str, reason: &str) -> &'static str {
+    if reason.contains("ermission denied") || reason.contains("Host key") {
+        "try `ssh HOST true`: it must work without questions, by a key or an agent"
+    } else if what == "a connection" {
+        "the server wants a certificate: give --client-cert FILE and --client-key FILE"
+    } else {
+        "give a token that allows it by --token-file FILE, in FLOE_TOKEN or in ~/.config/floe/credentials; `floe serve \
+         token create` makes one where the store is"
+    }
 }
 
 const SYNC_AGAIN: &str =
@@ -324,6 +371,8 @@ mod tests {
             (Error::Store { action: "open", place: text(), source: "bad".into() }, 1),
             (Error::Store { action: "write", place: text(), source: cause() }, 10),
             (Error::Usage { what: text(), reason: text() }, 2),
+            (Error::Network { action: "reach", place: text(), source: "connection refused".into() }, 5),
+            (Error::Denied { what: text(), place: text(), reason: text() }, 1),
             (Error::Cancelled, 130),
         ];
         for (error, want) in rows {

@@ -18,10 +18,10 @@ use super::reach::{duration, size};
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 #[command(after_help = "\
 Examples:
-  floe serve ./store                                         on this machine, at http://127.0.0.1:7400
-  floe serve token create --store ./store --role publish     prints a token for FLOE_TOKEN or --token-file
+  floe serve ./store                                         at http://127.0.0.1:7400
+  floe serve token create --store ./store --role publish     prints a token for a client
   floe serve ./store --listen 0.0.0.0:7400 --tls-cert cert.pem --tls-key key.pem
-  floe serve ./store --listen 127.0.0.1:0 --json             a free port; the first object tells which
+  floe serve ./store --listen 127.0.0.1:0 --json             a free port, told in the first object
 
 A process that serves a store has it alone: others use its URL, or wait.
 A store directory with the name `token` is given as ./token.")]

@@ -43,7 +43,7 @@ pub fn run(args: &Plan, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
     let place = Place::parse(&what.source)?;
-    let opener = Opener::new(&place, &what.reach, settings, output).with_mirrors(&what.mirrors)?;
+    let opener = Opener::new(&place, &args.reach, settings, output).with_mirrors(&args.mirrors)?;
     let source = opener.read(&place)?;
     let planned = floe::sync::plan(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
     for step in &planned.plan.steps {

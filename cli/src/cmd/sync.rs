@@ -1,6 +1,7 @@
 //! `floe sync SOURCE NAME DIR`
 
 use floe::Result;
+use floe::store::Counters;
 use serde::Serialize;
 
 use crate::args::Sync;
@@ -16,6 +17,7 @@ struct Report {
     from: Option<String>,
     unchanged: bool,
     bytes_fetched: u64,
+    bytes_sent: u64,
     chunks_fetched: u64,
     bytes_reused: u64,
     bytes_written: u64,
@@ -31,18 +33,21 @@ pub fn run(args: &Sync, settings: &Settings, output: &Output) -> Result<End> {
     let what = &args.what;
     let target = settings::target(&what.name)?;
     let place = Place::parse(&what.source)?;
-    let opener = Opener::new(&place, &what.reach, settings, output).with_mirrors(&what.mirrors)?;
+    let opener = Opener::new(&place, &args.reach, settings, output).with_mirrors(&args.mirrors)?;
     let source = opener.read(&place)?;
     let done = floe::sync::sync(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
+    // What the engine counts are frames and nodes; over a network all that was received is told.
+    let moved = source.counters();
     let report = Report {
         version: done.version.to_string(),
         from: done.from.map(|version| version.to_string()),
         unchanged: done.unchanged,
-        bytes_fetched: done.bytes_fetched,
+        bytes_fetched: moved.map_or(done.bytes_fetched, Counters::received),
+        bytes_sent: moved.map_or(0, Counters::sent),
         chunks_fetched: done.chunks_fetched,
         bytes_reused: done.bytes_reused,
         bytes_written: done.bytes_written,
-        requests: done.requests,
+        requests: moved.map_or(done.requests, Counters::requests),
         files_changed: done.files_changed,
         files_moved: done.files_moved,
         files_removed: done.files_removed,
