@@ -8,6 +8,7 @@ use axum::Router;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,6 +28,11 @@ const HEADERS_MAX: usize = 64;
 
 /// How a server is to end: once told, within so long.
 pub(super) type Stop = watch::Receiver<Option<Duration>>;
+
+async fn told(stop: &mut Stop) {
+    // The other end gone says the same.
+    drop(stop.wait_for(Option::is_some).await);
+}
 
 /// What every connection of a server needs.
 pub(super) struct Door {
@@ -57,13 +63,16 @@ impl Door {
         connection: Connection,
         mut stop: Stop,
     ) {
-        let router = self.router.clone();
-        let service = tower_service(router, connection);
-        let talk = self.http().serve_connection(TokioIo::new(io), TowerToHyperService::new(service));
+        let router = TowerToHyperService::new(self.router.clone().into_service::<Incoming>());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(connection.clone());
+            router.call(request)
+        });
+        let talk = self.http().serve_connection(TokioIo::new(io), service);
         tokio::pin!(talk);
         let result = tokio::select! {
             result = talk.as_mut() => result,
-            _ = stop.wait_for(Option::is_some) => {
+            () = told(&mut stop) => {
                 talk.as_mut().graceful_shutdown();
                 talk.await
             }
@@ -97,18 +106,6 @@ impl Door {
     }
 }
 
-fn tower_service(
-    router: Router,
-    connection: Connection,
-) -> impl tower_service::Service<
-    Request<Incoming>,
-    Response = axum::response::Response,
-    Error = std::convert::Infallible,
-    Future: Send,
-> + Clone {
-    router.layer(axum::Extension(connection)).into_service::<Incoming>()
-}
-
 // A connection's places, until it ends.
 struct Held {
     _all: OwnedSemaphorePermit,
@@ -138,7 +135,7 @@ pub(super) async fn listen(door: Arc<Door>, listener: TcpListener, mut stop: Sto
         let (place, accepted) = tokio::select! {
             next = next => next,
             Some(_) = open.join_next() => continue,
-            _ = stopping.wait_for(Option::is_some) => break,
+            () = told(&mut stopping) => break,
         };
         match (place, accepted) {
             (Ok(place), Ok((stream, peer))) => welcome(&door, &mut open, &own, (place, stream, peer), &stop),

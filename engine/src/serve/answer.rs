@@ -46,7 +46,10 @@ impl Refused {
 
     /// One client asks too much at once.
     pub fn too_many() -> Self {
-        Self { status: StatusCode::TOO_MANY_REQUESTS, ..Self::busy("client", "too many requests from this address") }
+        Self {
+            status: StatusCode::TOO_MANY_REQUESTS,
+            ..Self::busy("client", "too many requests from this address")
+        }
     }
 
     /// The client sends too slowly, or the whole took too long.
@@ -97,7 +100,9 @@ impl From<Error> for Refused {
             Error::Denied { what, reason, .. } => (StatusCode::FORBIDDEN, (what, reason)),
             Error::Conflict { what, reason, .. } => (StatusCode::CONFLICT, (what, reason)),
             Error::Damaged { what, reason, .. } => (StatusCode::UNPROCESSABLE_ENTITY, (what, reason)),
-            Error::Malformed { kind, reason, .. } => (StatusCode::UNPROCESSABLE_ENTITY, (kind.to_owned(), reason)),
+            Error::Malformed { kind, reason, .. } => {
+                (StatusCode::UNPROCESSABLE_ENTITY, (kind.to_owned(), reason))
+            }
             Error::UnsafePath { path, reason } => {
                 let what = format!("path `{}`", path.escape_debug());
                 (StatusCode::UNPROCESSABLE_ENTITY, (what, reason.to_owned()))
@@ -116,7 +121,10 @@ impl From<Error> for Refused {
             Error::Cancelled => (StatusCode::SERVICE_UNAVAILABLE, failed("go on: it is stopping")),
             Error::Network { action, .. } => (StatusCode::BAD_GATEWAY, failed(action)),
             Error::Io { action, .. } | Error::Store { action, .. } => match class {
-                "no-space" => (StatusCode::INSUFFICIENT_STORAGE, ("the server".to_owned(), "its disk is full".to_owned())),
+                "no-space" => (
+                    StatusCode::INSUFFICIENT_STORAGE,
+                    ("the server".to_owned(), "its disk is full".to_owned()),
+                ),
                 _ => (StatusCode::INTERNAL_SERVER_ERROR, failed(action)),
             },
             Error::Unpublishable { .. } | Error::Changed { .. } => {
@@ -202,7 +210,12 @@ pub(super) fn changing(value: &impl Serialize, etag: &str, asked: &HeaderMap) ->
 }
 
 /// Bytes whose name is their hash.
-pub(super) fn immutable(body: impl Into<Body>, etag: &str, public: bool, asked: &HeaderMap) -> Response<Body> {
+pub(super) fn immutable(
+    body: impl Into<Body>,
+    etag: &str,
+    public: bool,
+    asked: &HeaderMap,
+) -> Response<Body> {
     let mut response =
         if known(asked, etag) { not_modified() } else { with(StatusCode::OK, BINARY, body.into()) };
     let to_whom = if public { "public" } else { "private" };
@@ -231,9 +244,14 @@ mod tests {
 
     #[test]
     fn etags_are_compared_weakly() {
-        for (value, hit) in
-            [("\"a\"", true), ("W/\"a\"", true), ("\"b\", \"a\"", true), ("*", true), ("\"b\"", false), ("a", false)]
-        {
+        for (value, hit) in [
+            ("\"a\"", true),
+            ("W/\"a\"", true),
+            ("\"b\", \"a\"", true),
+            ("*", true),
+            ("\"b\"", false),
+            ("a", false),
+        ] {
             let mut asked = HeaderMap::new();
             asked.insert(header::IF_NONE_MATCH, HeaderValue::from_static(value));
             let response = immutable(Body::empty(), "\"a\"", true, &asked);

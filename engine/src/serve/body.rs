@@ -21,7 +21,12 @@ pub(super) struct Received {
 }
 
 /// Reads a body of at most `len_max` bytes that counts against the budget of bodies.
-pub(super) async fn receive(site: &Site, headers: &HeaderMap, body: Body, len_max: u64) -> Result<Received, Refused> {
+pub(super) async fn receive(
+    site: &Site,
+    headers: &HeaderMap,
+    body: Body,
+    len_max: u64,
+) -> Result<Received, Refused> {
     collect(site, headers, body, len_max, true).await
 }
 
@@ -56,7 +61,8 @@ async fn collect(
         // What came so far has earned this much time.
         let earned = Duration::from_secs(bytes.len() as u64 / limits.rate_min.max(1));
         let until = (start + limits.stall_timeout + earned).min(Instant::now() + limits.stall_timeout);
-        let frame = timeout_at(until, body.frame()).await.map_err(|_| Refused::slow("its body comes too slowly"))?;
+        let frame =
+            timeout_at(until, body.frame()).await.map_err(|_| Refused::slow("its body comes too slowly"))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|_| Refused::slow("its body broke off"))?;
         let Ok(data) = frame.into_data() else { continue };
@@ -67,7 +73,8 @@ async fn collect(
         if counted {
             let until = Instant::now() + limits.stall_timeout;
             let more = timeout_at(until, site.bodies.take(data.len())).await;
-            let more = more.ok().flatten().ok_or_else(|| Refused::busy("bodies", "too many bodies at once"))?;
+            let more =
+                more.ok().flatten().ok_or_else(|| Refused::busy("bodies", "too many bodies at once"))?;
             match &mut share {
                 Some(share) => share.merge(more),
                 none => *none = Some(more),

@@ -130,7 +130,9 @@ impl Rate {
         let enough = (self.burst() / 4).min(want as u64);
         if saved < enough {
             let nanos = u128::from(enough - saved) * 1_000_000_000 / u128::from(self.per_s);
-            return Err(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).max(Duration::from_millis(1)));
+            return Err(
+                Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).max(Duration::from_millis(1))
+            );
         }
         let given = saved.min(want as u64);
         state.0 = saved - given;

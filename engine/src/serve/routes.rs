@@ -6,15 +6,15 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
-use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::routing::{MethodFilter, on};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::{
-    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids, unpack_refs,
-    version_of,
+    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids,
+    unpack_refs, version_of,
 };
 use crate::store::{AppName, Name, UpdateAsk};
 
@@ -68,8 +68,6 @@ pub(super) fn routes(site: &Arc<Site>) -> Router {
         .add("upkeep/state", path::UPKEEP_STATE, get, ADMIN, upkeep::state)
         .add("upkeep/sweep", path::UPKEEP_SWEEP, post, ADMIN, upkeep::sweep);
     let (none, other) = (Arc::clone(site), Arc::clone(site));
-    let no_path = async |_: Ask| -> Answer { Err(Refused::not_found("such path")) };
-    let no_method = async |_: Ask| -> Answer { Err(Refused::no_method()) };
     set.router
         .fallback(move |request: Request| async move {
             let (head, body) = request.into_parts();
@@ -79,6 +77,14 @@ pub(super) fn routes(site: &Arc<Site>) -> Router {
             let (head, body) = request.into_parts();
             carry_out(other, "other", Needs::Nothing, (head, body, Vec::new()), no_method).await
         })
+}
+
+async fn no_path(_: Ask) -> Answer {
+    Err(Refused::not_found("such path"))
+}
+
+async fn no_method(_: Ask) -> Answer {
+    Err(Refused::no_method())
 }
 
 fn const_path(prefix: &str, rest: &str) -> String {
@@ -91,14 +97,14 @@ struct Routes {
 }
 
 impl Routes {
-    fn add<W>(self, route: &'static str, path: &str, method: MethodFilter, needs: Needs, work: W) -> Self
+    fn add<F, W>(self, route: &'static str, path: &str, method: MethodFilter, needs: Needs, work: F) -> Self
     where
-        W: AsyncFn(Ask) -> Answer + Clone + Send + Sync + 'static,
-        for<'a> W::CallRefFuture<'a>: Send,
+        F: Fn(Ask) -> W + Copy + Send + Sync + 'static,
+        W: Future<Output = Answer> + Send,
     {
         let site = Arc::clone(&self.site);
         let carry = move |request: Request| {
-            let (site, work) = (Arc::clone(&site), work.clone());
+            let site = Arc::clone(&site);
             async move {
                 let (mut head, body) = request.into_parts();
                 let args = match RawPathParams::from_request_parts(&mut head, &()).await {
@@ -106,7 +112,7 @@ impl Routes {
                     // Bytes that are no text are in no name.
                     Err(_) => vec!["\u{fffd}".to_owned(); 2],
                 };
-                carry_out(site, route, needs, (head, body, args), async |ask| work(ask).await).await
+                carry_out(site, route, needs, (head, body, args), work).await
             }
         };
         Routes { router: self.router.route(path, on(method, carry)), ..self }
@@ -124,9 +130,10 @@ impl Ask {
 
     fn may_use(&self, app: &AppName) -> Result<(), Refused> {
         match &self.caller.app {
-            Some(own) if own != app => {
-                Err(Refused::denied(format!("application `{app}`"), format!("the token is for `{own}` alone")))
-            }
+            Some(own) if own != app => Err(Refused::denied(
+                format!("application `{app}`"),
+                format!("the token is for `{own}` alone"),
+            )),
             Some(_) | None => Ok(()),
         }
     }
@@ -172,7 +179,8 @@ async fn show_metrics(ask: Ask) -> Answer {
 
 async fn hello(ask: Ask) -> Answer {
     let limits = &ask.site.options.limits;
-    let named = |pairs: &[(&str, u64)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let named =
+        |pairs: &[(&str, u64)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
     let hello = Hello {
         protocol: PROTOCOL,
         server: format!("floe {}", env!("CARGO_PKG_VERSION")),
@@ -303,9 +311,4 @@ async fn update(ask: Ask) -> Answer {
     }
     let stream: Option<Body> = super::stream::pushed(&site, move |_store, _out| Ok(false)).await?;
     Ok(answer::binary(stream.ok_or_else(none)?))
-}
-
-/// So that a log may show what was asked: nothing but paths of this server.
-pub(super) fn is_read(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD)
 }

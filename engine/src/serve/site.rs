@@ -93,12 +93,12 @@ pub(super) enum Needs {
 }
 
 /// Takes a request through admission and its work, and sends the answer under the eyes of the log.
-pub(super) async fn carry_out(
+pub(super) async fn carry_out<W: Future<Output = Answer>>(
     site: Arc<Site>,
     route: &'static str,
     needs: Needs,
     request: (Parts, Body, Vec<String>),
-    work: impl AsyncFnOnce(Ask) -> Answer,
+    work: impl FnOnce(Ask) -> W,
 ) -> Response<Body> {
     let (head, body, args) = request;
     let connection = head.extensions.get::<Connection>().cloned();
@@ -158,7 +158,10 @@ fn admit(
     let caller = site.gate.admit(headers, site.now_unix_s())?;
     if caller.role < role {
         let has = caller.id.as_ref().map_or("nobody's", |_| "the token's");
-        return Err(Refused::denied("the request", format!("it needs role {role}, {has} is {}", caller.role)));
+        return Err(Refused::denied(
+            "the request",
+            format!("it needs role {role}, {has} is {}", caller.role),
+        ));
     }
     if let Some(app) = caller.app.as_ref().filter(|_| whole) {
         return Err(Refused::denied("the request", format!("the token is for `{app}` alone")));
@@ -177,7 +180,8 @@ fn refuse_browsers(headers: &HeaderMap) -> Result<(), Refused> {
     let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|b| b.is_ascii_digit()));
     let name = name.map_or(host, |(name, _)| name).trim_start_matches('[').trim_end_matches(']');
     let here = name.is_empty() || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok();
-    if headers.contains_key("origin") || !here {
+    let hosts = headers.get_all("host").iter().count();
+    if headers.contains_key("origin") || !here || hosts > 1 {
         return Err(Refused::denied("the request", "it comes from a web page"));
     }
     Ok(())
@@ -251,7 +255,9 @@ impl hyper::body::Body for Watch {
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         use std::future::Future as _;
         if self.timer.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(std::io::ErrorKind::TimedOut)))));
+            return Poll::Ready(Some(Err(axum::Error::new(std::io::Error::from(
+                std::io::ErrorKind::TimedOut,
+            )))));
         }
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         match &polled {

@@ -29,11 +29,13 @@ pub(super) fn acceptor(options: &TlsOptions) -> Result<TlsAcceptor> {
                 roots.add(cert).map_err(|error| bad("authority of client certificates", error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            let verifier = verifier.build().map_err(|error| bad("authority of client certificates", error))?;
+            let verifier =
+                verifier.build().map_err(|error| bad("authority of client certificates", error))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = builder.with_single_cert(certs, key).map_err(|error| bad("TLS certificate or key", error))?;
+    let mut config =
+        builder.with_single_cert(certs, key).map_err(|error| bad("TLS certificate or key", error))?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -299,7 +299,11 @@ mod tests {
         let (second, other) =
             tokens.create(&NewToken { role: Role::Read, app: None, expires_unix_s: None }, 20).expect("made");
         assert_eq!(tokens.list().expect("read"), Some(vec![first.clone(), second.clone()]));
-        assert!(first.is_of(&hash(secret.expose())) && !first.is_of(&hash(other.expose())) && !first.is_of(&hash("")));
+        assert!(
+            first.is_of(&hash(secret.expose()))
+                && !first.is_of(&hash(other.expose()))
+                && !first.is_of(&hash(""))
+        );
         assert!(!first.expired(49) && first.expired(50) && !second.expired(u64::MAX));
         let text = fs::read_to_string(tokens.path()).expect("read");
         assert!(

@@ -72,7 +72,8 @@ pub(super) async fn state(ask: Ask) -> Answer {
 
 pub(super) async fn sweep(ask: Ask) -> Answer {
     let Ask { site, head, body, .. } = ask;
-    let _alone = site.sweeps.try_acquire().map_err(|_| Refused::busy("sweeps", "another sweep is running"))?;
+    let _alone =
+        site.sweeps.try_acquire().map_err(|_| Refused::busy("sweeps", "another sweep is running"))?;
     let limits = &site.options.limits;
     let received = receive_alone(&site, &head.headers, body, limits.sweep_len_max).await?;
     let (mut asked, nodes, chunks) = dead(&received.bytes)?;
@@ -110,7 +111,8 @@ type Dead = (SweepJson, HashSet<NodeId>, HashSet<ChunkId>);
 
 fn dead(body: &[u8]) -> Result<Dead> {
     let bad = |reason: String| Error::Usage { what: "the request to sweep".to_owned(), reason };
-    let end = body.iter().position(|byte| *byte == b'\n').ok_or_else(|| bad("it has no line feed".to_owned()))?;
+    let end =
+        body.iter().position(|byte| *byte == b'\n').ok_or_else(|| bad("it has no line feed".to_owned()))?;
     let (json, ids) = body.split_at(end);
     let asked: SweepJson = serde_json::from_slice(json).map_err(|error| bad(error.to_string()))?;
     let (ids, rest) = ids.get(1..).unwrap_or_default().as_chunks::<32>();

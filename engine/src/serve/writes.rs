@@ -96,7 +96,9 @@ fn proven_nodes(store: &dyn Store, pack: &[u8]) -> Result<Nodes> {
     for (_, id, bytes) in open_pack(pack, NODE_LEN_MAX, PLACE)? {
         let id = NodeId::from_bytes(id);
         let node = Node::open(id, &bytes, PLACE)?;
-        children.extend(node.children().into_iter().filter(|child| !before.contains(child)).map(|child| (child, id)));
+        children.extend(
+            node.children().into_iter().filter(|child| !before.contains(child)).map(|child| (child, id)),
+        );
         chunks.extend(node.chunks().into_iter().map(|chunk| (chunk.id, id)));
         before.insert(id);
         nodes.push((id, bytes));
@@ -146,7 +148,7 @@ pub(super) async fn bind(ask: Ask) -> Answer {
     let version = version_of(&asked.version)?;
     let job = move |store: &dyn Store| {
         // A node that is no root would be bound as well as one.
-        Manifest::open(&store, version)?;
+        Manifest::open(store, version)?;
         store.bind(&name, version, asked.now_unix_s)
     };
     let record = site.bridge.write(job).await?;
