@@ -29,6 +29,8 @@ pub(crate) const NAMES_LEN_MAX: usize = 64 << 20;
 pub(crate) const PACK_LEN_MAX: usize = 8 << 20;
 /// Name of the limit in [`Hello::limits`] on the bytes of a pack.
 pub(crate) const LIMIT_PACK: &str = "pack_bytes";
+/// Name of the limit in [`Hello::limits`] on the bytes of a request to sweep.
+pub(crate) const LIMIT_SWEEP: &str = "sweep_bytes";
 /// Most ids in one sweep: nodes and chunks together.
 pub(crate) const SWEEP_IDS_MAX: usize = 4 << 20;
 /// Most ids in one item of a listing.

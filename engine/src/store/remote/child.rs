@@ -24,6 +24,8 @@ use super::options::RemoteOptions;
 
 // Of what a program says before it ends, this much of the beginning is kept.
 const WORDS_LEN_MAX: u64 = 2048;
+// How `floe` ends when another process holds the store.
+const IN_USE: i32 = 6;
 // How long a program that closed its output is given to say why.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -105,7 +107,8 @@ pub(super) struct ChildTransport {
 }
 
 impl ChildTransport {
-    // Why a program ended that never answered. ssh itself ends with 255, and only that may be chance.
+    // Why a program ended that never answered. It may be chance if it is ssh's own end, 255, or if the store is in use,
+    // as by the process before this one.
     fn ended(&mut self) -> Error {
         let words = self.words.take().and_then(|told| told.into_inner().ok()?.recv_timeout(LAST_WORDS).ok());
         let words = words.unwrap_or_default();
@@ -117,13 +120,17 @@ impl ChildTransport {
             ["Permission denied", "Host key verification failed"].iter().any(|w| words.contains(w));
         let kind = match status.and_then(|status| status.code()) {
             Some(255) if locked_out => io::ErrorKind::PermissionDenied,
-            Some(0..=254) => io::ErrorKind::NotFound,
+            Some(code) if ![0, IN_USE, 255].contains(&code) => io::ErrorKind::NotFound,
             _ => io::ErrorKind::UnexpectedEof,
         };
         let how = status.map_or_else(|| "it closed its output".to_owned(), |status| status.to_string());
         let words = if words.is_empty() { words } else { format!(": {words}") };
         Error::Io(io::Error::new(kind, format!("the program to connect ended ({how}){words}")))
     }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 // A socket's timeout of zero would be none at all.
@@ -149,7 +156,7 @@ impl Transport for ChildTransport {
         self.ours.set_write_timeout(bound(&timeout))?;
         let output = self.buffers.output().get(..amount).unwrap_or_default();
         match self.ours.write_all(output) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe && !self.heard => Err(self.ended()),
+            Err(error) if is_gone(&error) && !self.heard => Err(self.ended()),
             other => timed(other, timeout.reason),
         }
     }
@@ -160,6 +167,7 @@ impl Transport for ChildTransport {
         let read = loop {
             match self.ours.read(self.buffers.input_append_buf()) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if is_gone(&error) && !self.heard => return Err(self.ended()),
                 other => break timed(other, timeout.reason)?,
             }
         };

@@ -39,7 +39,12 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
             rustls::Error::AlertReceived(
                 AlertDescription::CertificateRequired
                 | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
                 | AlertDescription::UnknownCA
+                | AlertDescription::DecryptError
                 | AlertDescription::AccessDenied,
             ) => {
                 let reason = error.to_string();
@@ -72,6 +77,9 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
         ureq::Error::Io(error) if find::<ureq::Error>(&error).is_some_and(is_timeout) => {
             let source = "it was silent for too long".into();
             Failure::Again(Error::Network { action, place, source }, None)
+        }
+        ureq::Error::Io(error) => {
+            Failure::Again(Error::Network { action, place, source: Box::new(error) }, None)
         }
         error => Failure::Again(Error::Network { action, place, source: Box::new(error) }, None),
     }

@@ -126,7 +126,7 @@ impl<T: Transport> Meter<T> {
             }
             let left = silence.unwrap_or(Duration::MAX).min(*timeout.after).saturating_sub(waited);
             let slice = NextTimeout { after: LOOK.min(left).into(), per_read: None, ..timeout };
-            match self.inner.await_input(slice) {
+            match Transport::await_input(&mut self.inner, slice) {
                 Err(Error::Timeout(_)) if (self.watch.wait)(Duration::ZERO) => {}
                 Err(Error::Timeout(_)) => return Err(stopped()),
                 other => return other,

@@ -6,6 +6,7 @@
 mod address;
 mod child;
 mod fault;
+mod line;
 mod meter;
 mod options;
 mod origin;
@@ -14,16 +15,13 @@ mod read;
 mod tls;
 mod write;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, OnceLock};
 
 use self::meter::Watch;
 use self::origin::{Ask, Origin};
 use self::outbox::Outbox;
-use super::wire::{self, Hello, JSON_LEN_MAX, LIMIT_PACK, PACK_LEN_MAX};
+use super::wire::{self, Hello, JSON_LEN_MAX};
 use crate::error::Result;
 
 pub use address::{RemoteAddress, RemoteScheme};
@@ -74,15 +72,18 @@ impl RemoteStore {
         std::iter::once(&self.first).chain(&self.mirrors)
     }
 
-    /// Most bytes of a pack that the server takes.
-    fn pack_len_max(&self) -> Result<usize> {
+    /// A limit of the server's, or ours if that is lower.
+    fn limit(&self, name: &str, ours: usize) -> Result<usize> {
         if self.hello.get().is_none() {
             let hello: Hello =
                 self.first.ask_json(&Ask::get(wire::path::PREFIX, origin::JSON), JSON_LEN_MAX)?;
             // Another thread may have been faster; both heard the same.
             let _ = self.hello.set(hello);
         }
-        let told = self.hello.get().and_then(|hello| hello.limits.get(LIMIT_PACK)).copied();
-        Ok(told.map_or(PACK_LEN_MAX, |told| usize::try_from(told).unwrap_or(usize::MAX).min(PACK_LEN_MAX)))
+        let told = self.hello.get().and_then(|hello| hello.limits.get(name)).copied();
+        Ok(told.map_or(ours, |told| usize::try_from(told).unwrap_or(usize::MAX).min(ours)))
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests;

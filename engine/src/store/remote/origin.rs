@@ -5,7 +5,7 @@
 
 use std::cell::Cell;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::{BufReader, Read};
+use std::io::{self, BufReader, Read};
 use std::time::Duration;
 
 use ureq::http::{HeaderValue, Method, Request, Response, header, request};
@@ -16,6 +16,7 @@ use ureq::{Agent, AsSendBody, BodyReader};
 use super::address::{RemoteAddress, RemoteScheme};
 use super::child::{ChildConnector, NoResolver};
 use super::fault::{self, Failure};
+use super::line::{Line, Permit};
 use super::meter::{MeterConnector, Watch};
 use super::options::{RemoteOptions, Retries, Token};
 use super::tls;
@@ -25,6 +26,8 @@ use crate::store::wire::{BINARY, Items, ItemsError, JSON_LEN_MAX};
 pub(super) const JSON: &str = "application/json";
 const HEADER_LEN_MAX: usize = 16 << 10;
 const BUFFER_LEN: usize = 128 << 10;
+// Connections kept for the next request.
+const IDLE_MAX: usize = 16;
 /// How much longer than others a request may be silent that ends when something is durable.
 const SLOW: u32 = 10;
 
@@ -34,7 +37,8 @@ pub(super) struct Origin {
     base: String,
     place: String,
     token: Option<Token>,
-    silence: Duration,
+    // Where a connection is a process.
+    line: Option<Line>,
     options: RemoteOptions,
 }
 
@@ -66,6 +70,7 @@ impl<'a> Ask<'a> {
 pub(super) struct Answer<'a> {
     origin: &'a Origin,
     body: ureq::Body,
+    permit: Option<Permit<'a>>,
 }
 
 impl Origin {
@@ -89,6 +94,9 @@ impl Origin {
             .accept_encoding("")
             .timeout_resolve(Some(options.connect))
             .timeout_connect(Some(options.connect))
+            .max_idle_connections(IDLE_MAX)
+            .max_idle_connections_per_host(IDLE_MAX)
+            .max_idle_age(Duration::from_secs(30))
             .max_response_header_size(HEADER_LEN_MAX)
             .input_buffer_size(BUFFER_LEN)
             .output_buffer_size(BUFFER_LEN);
@@ -114,7 +122,7 @@ impl Origin {
             base: if ssh { "http://floe".to_owned() } else { address.to_string() },
             place: format!("store `{address}`"),
             token: token.clone().filter(|_| !ssh),
-            silence: options.silence,
+            line: ssh.then(Line::default),
             options: options.clone(),
         })
     }
@@ -189,7 +197,9 @@ impl Origin {
             let rest = to_come.iter().zip(&told).filter(|(_, told)| !**told).map(|(index, _)| *index);
             to_come = rest.collect();
             match got {
-                Ok(()) if to_come.is_empty() => {}
+                Err(Failure::Final(error)) => return Err(error),
+                // Whatever happened behind the last item harms nobody.
+                _ if to_come.is_empty() => {}
                 Ok(()) => return Err(self.malformed(format!("{} items never came", to_come.len()))),
                 Err(failure) => tries.again(failure)?,
             }
@@ -199,6 +209,11 @@ impl Origin {
 
     /// One try. The answer has a good status and the type asked for.
     pub fn send(&self, ask: &Ask<'_>) -> Result<Answer<'_>, Failure> {
+        let silence = self.options.silence.saturating_mul(if ask.slow { SLOW } else { 1 });
+        let permit = match &self.line {
+            Some(line) => Some(line.enter(silence, &*self.options.wait).map_err(Failure::Final)?),
+            None => None,
+        };
         self.options.counters.add_request();
         let mut request = Request::builder().method(&ask.method).uri(format!("{}{}", self.base, ask.path));
         if let Some(token) = &self.token {
@@ -207,14 +222,13 @@ impl Origin {
             value.set_sensitive(true);
             request = request.header(header::AUTHORIZATION, value);
         }
-        let silence = self.silence.saturating_mul(if ask.slow { SLOW } else { 1 });
         let response = match ask.body {
             Some((kind, bytes)) => self.run(request.header(header::CONTENT_TYPE, kind), bytes, silence),
             None => self.run(request, (), silence),
         };
         let response = response.map_err(|error| self.failed("reach", error))?;
         let (head, body) = response.into_parts();
-        let answer = Answer { origin: self, body };
+        let answer = Answer { origin: self, body, permit };
         if !head.status.is_success() {
             let words = answer.bytes(JSON_LEN_MAX).unwrap_or_default();
             return Err(fault::refused(&self.place, ask, &head, &words));
@@ -276,7 +290,7 @@ impl<'a> Answer<'a> {
         each: &mut dyn FnMut(u32, Option<Vec<u8>>) -> Result<()>,
     ) -> Result<(), Failure> {
         let mut reader = BufReader::with_capacity(BUFFER_LEN, self.body.as_reader());
-        let cut = |error: std::io::Error| self.origin.failed("read from", error.into());
+        let cut = |error: io::Error| self.origin.failed("read from", error.into());
         let mut items = Items::new(&mut reader, len_max, &self.origin.place);
         loop {
             match items.next() {
@@ -294,8 +308,20 @@ impl<'a> Answer<'a> {
     }
 
     /// The body as it comes.
-    pub fn into_reader(self) -> BodyReader<'static> {
-        self.body.into_reader()
+    pub fn into_reader(self) -> Stream<'a> {
+        Stream { body: self.body.into_reader(), _permit: self.permit }
+    }
+}
+
+/// The body of an answer.
+pub(super) struct Stream<'a> {
+    body: BodyReader<'static>,
+    _permit: Option<Permit<'a>>,
+}
+
+impl Read for Stream<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.body.read(into)
     }
 }
 

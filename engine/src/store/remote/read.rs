@@ -60,15 +60,13 @@ impl RemoteStore {
                 *told = true;
                 each(*index, item).inspect_err(|_| stop = Some(()))
             });
-            match result {
-                Err(error) if stop.is_some() || matches!(error, Error::Cancelled) => return Err(error),
-                Err(error) => failed = failed.or(Some(error)),
-                Ok(()) => {}
-            }
             to_come =
                 to_come.iter().zip(&told).filter(|(_, told)| !**told).map(|(index, _)| *index).collect();
-            if to_come.is_empty() {
-                return Ok(());
+            match result {
+                Err(error) if stop.is_some() || matches!(error, Error::Cancelled) => return Err(error),
+                result if to_come.is_empty() => return result,
+                Err(error) => failed = failed.or(Some(error)),
+                Ok(()) => {}
             }
         }
         failed.map_or(Ok(()), Err)
@@ -207,7 +205,7 @@ impl Source for RemoteStore {
             let at = begin.wrapping_add(turn) % count;
             let Some(origin) = self.origins().nth(at) else { continue };
             let ask = Ask { body: Some((JSON, &request)), ..Ask::post(path::UPDATE, &[]) };
-            let stream = origin.ask(&ask, |answer| Ok(answer.into_reader()));
+            let stream = origin.ask_open(&ask).map(|answer| answer.into_reader());
             match optional(stream) {
                 Ok(Some(stream)) => {
                     let behind = Behind { from: Arc::clone(&self.updates_from), next: at + 1 };

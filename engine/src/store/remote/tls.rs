@@ -90,7 +90,7 @@ mod tests {
             (&cert, Some(key.clone())),
             (&cert, Some(format!("{other}{key}"))),
         ] {
-            let error = with(ca, client).err().expect("refused");
+            let error = with(ca, client).expect_err("refused");
             assert!(matches!(error, Error::Usage { .. }), "{error}");
         }
     }

@@ -11,13 +11,15 @@ use super::read::{name_path, optional};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::store::wire::{
-    self, BINARY, BindJson, IDS_MAX, JSON_LEN_MAX, LISTED_IDS_MAX, NameJson, Pack, SWEEP_IDS_MAX, StateJson,
-    SweepJson, SweptJson, pack_ids, path,
+    self, BINARY, BindJson, IDS_MAX, JSON_LEN_MAX, LIMIT_PACK, LIMIT_SWEEP, LISTED_IDS_MAX, NameJson,
+    PACK_LEN_MAX, Pack, SWEEP_IDS_MAX, StateJson, SweepJson, SweptJson, pack_ids, path,
 };
 use crate::store::{Name, NameRecord, NewChunk, Store, SweepOptions, Swept};
 
 /// Most ids that a listing is believed.
 const LISTED_MAX: u64 = 1 << 31;
+// More than what stands before the ids of a sweep.
+const SWEEP_HEAD_LEN: usize = 1024;
 
 impl RemoteStore {
     /// Sends what was put and waits.
@@ -35,7 +37,7 @@ impl RemoteStore {
         path: &str,
         items: impl Iterator<Item = (u32, &'a [u8; 32], &'a [u8])>,
     ) -> Result<()> {
-        let len_max = self.pack_len_max()?;
+        let len_max = self.limit(LIMIT_PACK, PACK_LEN_MAX)?;
         let mut pack = Pack::default();
         for (number, id, body) in items {
             if !pack.is_empty() && pack.len() + Pack::cost(body.len()) > len_max {
@@ -115,7 +117,7 @@ impl Store for RemoteStore {
         if chunks.is_empty() {
             return Ok(());
         }
-        let len_max = self.pack_len_max()?;
+        let len_max = self.limit(LIMIT_PACK, PACK_LEN_MAX)?;
         self.outbox.add(chunks, len_max, &|pack| self.post_pack(path::CHUNKS, pack))
     }
 
@@ -159,23 +161,25 @@ impl Store for RemoteStore {
     // What is needed is known here, what there is is known there: the lists come, and the ids of what is dead go, in
     // one request, because a sweep takes the mark of everything that it is not told to be dead.
     fn sweep(&self, options: &SweepOptions<'_>) -> Result<Swept> {
+        let room = self.limit(LIMIT_SWEEP, SWEEP_IDS_MAX * 32 + SWEEP_HEAD_LEN)?;
+        let room = room.saturating_sub(SWEEP_HEAD_LEN) / 32;
         let (mut nodes, mut chunks) = (Vec::new(), Vec::new());
         self.each_node(&mut |id| {
             if !(options.node_live)(&id) {
                 nodes.push(*id.as_bytes());
             }
             // A node left out would stay without those below it.
-            match nodes.len() <= SWEEP_IDS_MAX {
+            match nodes.len() <= room {
                 true => Ok(()),
                 false => Err(Error::Limit {
                     what: format!("dead nodes in {}", self.first.place()),
                     actual: nodes.len() as u64,
-                    max: SWEEP_IDS_MAX as u64,
+                    max: room as u64,
                 }),
             }
         })?;
         // Chunks left out wait for the next sweep.
-        let room = SWEEP_IDS_MAX - nodes.len();
+        let room = room - nodes.len();
         let left_out = Cell::new(0u64);
         self.each_chunk(&mut |chunk| {
             match (options.chunk_live)(&chunk.id) {
