@@ -4,8 +4,10 @@
 //! stream that the store pushes) has a thread of its own, and those are counted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use crate::error::{Error, Result};
 use crate::store::Store;
@@ -67,10 +69,11 @@ impl Bridge {
         tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(died(error)))
     }
 
-    /// A thread for a job that waits for its client; refused if all are taken.
-    pub fn pusher(&self) -> Result<Pusher, Refused> {
-        let place = Arc::clone(&self.pushes).try_acquire_owned();
-        let place = place.map_err(|_| Refused::busy("updates", "too many updates at once"))?;
+    /// A thread for a job that waits for its client. Whoever finds all taken waits in line for `patience`.
+    pub async fn pusher(&self, patience: Duration) -> Result<Pusher, Refused> {
+        let place = timeout(patience, Arc::clone(&self.pushes).acquire_owned()).await;
+        let place = place.ok().and_then(Result::ok);
+        let place = place.ok_or_else(|| Refused::busy("updates", "too many updates at once"))?;
         Ok(Pusher { store: Arc::clone(&self.store), place })
     }
 }

@@ -70,8 +70,8 @@ impl fmt::Debug for TlsOptions {
 }
 
 /// What one client, and all together, may ask of a server. Its memory is bounded by `in_flight_bytes_max`, twice
-/// `bodies_bytes_max`, twice `sweep_len_max` during a sweep, 256 KiB for each connection at work and 20 KiB for each
-/// that waits, and what the store takes.
+/// `bodies_bytes_max`, twice `sweep_len_max` during a sweep, the edits of `updates` streams, 256 KiB for each
+/// connection at work and 20 KiB for each that waits, and what the store takes.
 #[derive(Debug, Clone)]
 pub struct ServeLimits {
     /// Connections at once; more wait to be accepted. Default: 1024.
@@ -80,7 +80,8 @@ pub struct ServeLimits {
     pub connections_per_client: usize,
     /// Requests at work at once for one address; more get 429. Default: 64.
     pub streams_per_client: usize,
-    /// Update streams and listings at once, each with a thread of its own; more get 503. Default: 64.
+    /// Update streams and listings at once, each with a thread of its own. More wait in line for `stall_timeout`, then
+    /// get 503. Default: 64.
     pub updates: usize,
     /// Bytes of answers read but not yet sent, over all streams. Default: 64 MiB.
     pub in_flight_bytes_max: u64,

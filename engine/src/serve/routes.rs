@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::routing::{MethodFilter, on};
@@ -16,12 +15,13 @@ use crate::store::wire::{
     Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids,
     unpack_refs, version_of,
 };
-use crate::store::{AppName, Name, UpdateAsk};
+use crate::store::{AppName, Name, Store, UpdateAsk};
+use crate::sync::stream;
 
 use super::answer::{self, Answer, Refused};
 use super::body::{Received, receive};
 use super::site::{Ask, Needs, Site, carry_out};
-use super::stream::{Wanted, items};
+use super::stream::{Wanted, items, pushed};
 use super::tokens::Role;
 use super::{upkeep, writes};
 
@@ -35,8 +35,8 @@ pub(super) fn routes(site: &Arc<Site>) -> Router {
     const PUBLISH: Needs = Needs::Role(Role::Publish);
     const ADMIN: Needs = Needs::Whole(Role::Admin);
     let metrics = if site.options.metrics_need_admin { ADMIN } else { Needs::Nothing };
-    let name = const_path(path::NAMES, "/{app}/{label}");
-    let (chunk, node) = (const_path(path::CHUNKS, "/{id}"), const_path(path::NODES, "/{id}"));
+    let name = format!("{}/{{app}}/{{label}}", path::NAMES);
+    let (chunk, node) = (format!("{}/{{id}}", path::CHUNKS), format!("{}/{{id}}", path::NODES));
     let get = MethodFilter::GET;
     let post = MethodFilter::POST;
     let set = Routes { site: Arc::clone(site), router: Router::new() };
@@ -85,10 +85,6 @@ async fn no_path(_: Ask) -> Answer {
 
 async fn no_method(_: Ask) -> Answer {
     Err(Refused::no_method())
-}
-
-fn const_path(prefix: &str, rest: &str) -> String {
-    format!("{prefix}{rest}")
 }
 
 struct Routes {
@@ -240,7 +236,7 @@ async fn resolve(ask: Ask) -> Answer {
 async fn one_chunk(ask: Ask) -> Answer {
     let id: ChunkId = ask.id().parse()?;
     let share = ask.site.in_flight.take(FRAME_LEN_MAX).await.ok_or(Error::Cancelled)?;
-    let job = move |store: &dyn crate::store::Store| {
+    let job = move |store: &dyn Store| {
         let mut found = None;
         store.read_chunks(&[ChunkRef { id, len: CHUNK_LEN_MAX }], &mut |_, frame| {
             found = frame;
@@ -258,7 +254,7 @@ async fn one_chunk(ask: Ask) -> Answer {
 
 async fn one_node(ask: Ask) -> Answer {
     let id: NodeId = ask.id().parse()?;
-    let job = move |store: &dyn crate::store::Store| {
+    let job = move |store: &dyn Store| {
         let mut found = None;
         store.read_nodes(&[id], &mut |_, bytes| {
             found = bytes;
@@ -309,6 +305,6 @@ async fn update(ask: Ask) -> Answer {
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let stream: Option<Body> = super::stream::pushed(&site, move |_store, _out| Ok(false)).await?;
+    let stream = pushed(&site, move |store, out| stream::make(store, &wanted, out)).await?;
     Ok(answer::binary(stream.ok_or_else(none)?))
 }

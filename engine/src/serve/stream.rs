@@ -197,7 +197,7 @@ pub(super) async fn pushed(
     site: &Arc<Site>,
     job: impl FnOnce(&dyn Store, &mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<bool> + Send + 'static,
 ) -> Result<Option<Body>, Refused> {
-    let pusher = site.bridge.pusher()?;
+    let pusher = site.bridge.pusher(site.options.limits.stall_timeout).await?;
     let (tx, mut rx) = mpsc::channel(1);
     let (budget, runtime) = (site.in_flight.clone(), Handle::current());
     pusher.start(move |store| {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use floe::serve::ServeOptions;
 use floe::store::Name;
-use floe::testing::conformance::{chunk, node, version};
+use floe::testing::conformance::{self, chunk, node, version};
 
 use super::wire::{ask, connect, request};
 use super::{empty, quick, serve, shared, with_limits};
@@ -158,4 +158,22 @@ fn of_two_binders_of_one_name_one_wins() {
         });
         assert!(statuses == [200, 409] || statuses == [409, 200], "{statuses:?}");
     }
+}
+
+#[test]
+fn an_update_comes_as_one_stream_and_no_update_is_a_refusal() {
+    let store = empty();
+    let nodes = conformance::tree(3);
+    let root = nodes.last().expect("a root").0;
+    shared(&store).put_chunks(&[chunk(3, 100)]).expect("put");
+    shared(&store).put_nodes(nodes).expect("put");
+    let running = serve(store, with_limits(|limits| limits.updates = 1));
+    let asked = |want: &str| format!("{{\"have\":null,\"want\":\"{want}\",\"from_unit\":0,\"format\":1}}");
+    for _ in 0..3 {
+        let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&root.to_string()).as_bytes());
+        assert_eq!(told.status, 200);
+        assert!(told.text().contains("FLOE"));
+    }
+    let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&node(9, true).0.to_string()).as_bytes());
+    assert_eq!(told.status, 404, "{}", told.text());
 }
