@@ -8,6 +8,7 @@ mod meddle;
 mod prune;
 mod repair;
 mod seen;
+mod stream;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;
