@@ -5,6 +5,7 @@ mod damage;
 mod foreign;
 mod hostile;
 mod meddle;
+mod mirror;
 mod prune;
 mod repair;
 mod seen;
