@@ -18,6 +18,9 @@ pub(super) const SMALL_LEN_MAX: usize = 1 << 10;
 /// Most bytes of a unit's body: its frames, and for each two lengths.
 pub(super) const UNIT_LEN_MAX: usize = UNIT_BYTES_MAX as usize + UNIT_CHUNKS_MAX * (1 + 5 + 5) + 64;
 
+/// zstd's window in the frame of the edits, as a power of two: what a reader sets aside before it knows more.
+pub(super) const EDITS_WINDOW_LOG_MAX: u32 = 23;
+
 /// What a stream begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct UpdateHeader {

@@ -11,4 +11,6 @@ mod read;
 
 pub use format::UpdateHeader;
 pub use make::make;
+#[cfg(feature = "testing")]
+pub(crate) use read::asked;
 pub use read::{Unit, UnitFrame, UpdateReader};

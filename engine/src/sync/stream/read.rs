@@ -7,7 +7,8 @@ use std::ops::Range;
 use bincode::{Decode, Encode};
 
 use super::format::{
-    END, EndRecord, HEADER, SMALL_LEN_MAX, STREAM, UNIT, UNIT_LEN_MAX, UnitRecord, UpdateHeader, malformed,
+    EDITS_WINDOW_LOG_MAX, END, EndRecord, HEADER, SMALL_LEN_MAX, STREAM, UNIT, UNIT_LEN_MAX, UnitRecord,
+    UpdateHeader, malformed,
 };
 use crate::codec::{self, FILED_HEADER_LEN, Kind};
 use crate::content::{Chunk, Frame};
@@ -176,6 +177,15 @@ impl Unit {
     }
 }
 
+/// What a stream says that it answers.
+#[cfg(feature = "testing")]
+pub(crate) fn asked(mut bytes: &[u8]) -> Result<UpdateAsk> {
+    let (mut record, place) = (Vec::new(), "bytes");
+    read_record(&mut bytes, HEADER, SMALL_LEN_MAX, &mut record, place)?;
+    let UpdateHeader { have, want, from_unit, .. } = decode(HEADER, &record, SMALL_LEN_MAX, place)?;
+    Ok(UpdateAsk { have, want, from_unit })
+}
+
 fn check(header: &UpdateHeader, place: &str) -> Result<()> {
     // zstd makes what it cannot shrink longer by less than this.
     let zlen_max = header.edits_len.saturating_add(header.edits_len / 128 + 1024);
@@ -195,9 +205,11 @@ fn check(header: &UpdateHeader, place: &str) -> Result<()> {
 fn unpack(header: &UpdateHeader, packed: &[u8], place: &str) -> Result<Vec<u8>> {
     let bad = |_| malformed(place, "its edits do not decode");
     let mut edits = Vec::new();
-    let decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(bad)?.single_frame();
-    decoder.take(header.edits_len.saturating_add(1)).read_to_end(&mut edits).map_err(bad)?;
-    if edits.len() as u64 != header.edits_len || *blake3::hash(&edits).as_bytes() != header.edits_hash {
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(bad)?.single_frame();
+    decoder.window_log_max(EDITS_WINDOW_LOG_MAX).map_err(bad)?;
+    decoder.by_ref().take(header.edits_len.saturating_add(1)).read_to_end(&mut edits).map_err(bad)?;
+    let whole = decoder.finish().is_empty() && edits.len() as u64 == header.edits_len;
+    if !whole || *blake3::hash(&edits).as_bytes() != header.edits_hash {
         return Err(malformed(place, "its edits are not those of its header"));
     }
     Ok(edits)
