@@ -42,6 +42,8 @@ pub enum Doing {
     Repair,
     /// prune
     Prune,
+    /// mirror
+    Mirror,
     /// Anything else changes nothing.
     Look,
 }
@@ -54,6 +56,7 @@ impl From<&Verb> for Doing {
             Verb::Verify(args) if args.repair.is_some() => Doing::Repair,
             Verb::Verify(_) => Doing::Verify,
             Verb::Prune(_) => Doing::Prune,
+            Verb::Mirror(_) => Doing::Mirror,
             _ => Doing::Look,
         }
     }

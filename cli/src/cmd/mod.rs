@@ -3,7 +3,7 @@
 mod diff;
 mod log;
 mod ls;
-//mod mirror;
+mod mirror;
 mod pages;
 mod plan;
 mod prune;
@@ -12,6 +12,8 @@ mod serve;
 mod sync;
 mod token;
 mod verify;
+
+use std::path::Path;
 
 use floe::Result;
 
@@ -31,7 +33,7 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
         Verb::Log(args) => log::run(args, settings, output),
         Verb::Verify(args) => verify::run(args, settings, output),
         Verb::Prune(args) => prune::run(args, settings, output),
-        Verb::Mirror(_) => unreachable!(),
+        Verb::Mirror(args) => mirror::run(args, settings, output),
         Verb::Serve(args) => serve::run(args, settings, output),
         Verb::Completions(args) => pages::completions(args),
         Verb::Man(args) => pages::man(args),
@@ -41,4 +43,8 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
 /// The end of a verb that can tell by its exit code that there was nothing to do.
 fn end(unchanged: bool, exit_unchanged: bool) -> End {
     if unchanged && exit_unchanged { End::Unchanged } else { End::Done }
+}
+
+fn same_directory(a: &Path, b: &Path) -> bool {
+    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }

@@ -36,7 +36,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     let place = Place::parse(&args.store)?;
     let opener = Opener::new(&place, &args.reach, settings, output);
     let store = opener.create(&place)?;
-    if place.dir().is_some_and(|store| same_directory(&args.dir, store)) {
+    if place.dir().is_some_and(|store| super::same_directory(&args.dir, store)) {
         return Err(Error::Conflict {
             what: format!("directory `{}`", args.dir.display()),
             place: store.place(),
@@ -82,10 +82,6 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     table.push(("time", elapsed(output.elapsed())));
     output.report("publish", &report, &table)?;
     Ok(super::end(unchanged, args.exit_unchanged))
-}
-
-fn same_directory(a: &Path, b: &Path) -> bool {
-    a.canonicalize().is_ok_and(|a| b.canonicalize().is_ok_and(|b| a == b))
 }
 
 // A store that lies in the directory to publish is no part of it: a glob that leaves it out, with what globs read

@@ -4,6 +4,7 @@ mod changes;
 mod cost;
 mod gather;
 mod mark;
+mod mirror;
 mod nodes;
 mod prune;
 mod publish;
@@ -25,6 +26,7 @@ use crate::id::VersionId;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::store::{AppName, Name, NameRecord};
 
+pub use mirror::mirror;
 pub use prune::prune;
 pub use publish::publish;
 pub use query::{diff, list, log, resolve};
@@ -219,6 +221,39 @@ pub struct Diffed {
     pub changes: Vec<crate::version::Change>,
     /// The encoded update: frames of the missing chunks as stored, and the nodes the base lacks.
     pub bytes_update: u64,
+}
+
+/// How a store is copied into another.
+#[derive(Debug, Clone)]
+pub struct MirrorOptions {
+    /// Threads that prove chunks.
+    pub threads: NonZeroUsize,
+    /// Bound on the bytes of chunks in flight, plain and stored together.
+    pub in_flight_bytes_max: u64,
+}
+
+impl Default for MirrorOptions {
+    /// All processors.
+    fn default() -> Self {
+        Self { threads: processors(), in_flight_bytes_max: IN_FLIGHT_BYTES_MAX }
+    }
+}
+
+/// What a mirror did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirrored {
+    /// Names bound.
+    pub names: u64,
+    /// Names that were there already.
+    pub names_unchanged: u64,
+    /// Versions that had no name of their app there.
+    pub versions: u64,
+    /// Chunks copied.
+    pub chunks: u64,
+    /// Nodes copied.
+    pub nodes: u64,
+    /// Bytes copied: frames and nodes, as stored.
+    pub bytes: u64,
 }
 
 /// One thing found damaged.

@@ -18,7 +18,7 @@ use crate::version::{Manifest, NodeSink, NodeSource, Totals, apply_edits};
 use super::stream::{Unit, UpdateHeader, UpdateReader};
 use super::wire::Counted;
 
-// Streams that break off one after the other without a single new unit.
+// So many streams may break off one after the other without a single new unit.
 const IDLE_MAX: u32 = 3;
 
 /// An update to be received.
@@ -156,12 +156,15 @@ impl Update<'_> {
                 };
                 self.take(replica, here, &mut stream)
             });
+            let next = received.as_ref().map_or(0, |received| received.next);
             idle = match taken {
-                Err(error @ Error::Network { .. }) if idle + 1 == IDLE_MAX => return Err(error),
-                Err(Error::Network { .. }) if received.as_ref().map_or(0, |here| here.next) == from => {
-                    idle + 1
+                Err(Error::Network { .. }) if next > from => 0,
+                // If the source is gone the walk will say so; what has arrived stays for the next run.
+                Err(error @ Error::Network { .. }) if idle + 1 == IDLE_MAX => {
+                    self.progress.notice(Notice::UpdateIgnored { what: error.to_string() });
+                    return Ok(());
                 }
-                Err(Error::Network { .. }) => 0,
+                Err(Error::Network { .. }) => idle + 1,
                 Ok(()) if received.is_none() => idle,
                 taken => return taken,
             };

@@ -235,11 +235,23 @@ fn replica_records() {
 
 #[test]
 fn updates() {
-    let ids = ["BASE", "WANT"].map(version);
+    let ids = [
+        "508c7bc294ae02b10026479e000a06e5d8db39cb228a370bf83a8d01e955ff34",
+        "f7de5baaf25fcd9c41c8f0c4ffd45e0be9e163a7fa5820b188184b06d316874f",
+    ]
+    .map(version);
     let edits = record("edits.bin");
     let (params, lines) = Words::edits(&edits);
     assert_eq!(params, (1, 16 << 10, 64 << 10, 256 << 10));
-    let expected: [&str; 0] = [];
+    let expected = [
+        "file 0+base/again 600: new 1, from 0+base/long, copy 3 3",
+        "whole 5+copy 755 9+",
+        "dir 5+empty 755",
+        "link 5+link long",
+        "file 6+ong 644: copy 5 15, new 2, copy 0 5, again 1 1",
+        "remove 5+short",
+        "mode 5+tiny 444",
+    ];
     assert_eq!(lines, expected);
 
     let bytes = record("update.bin");

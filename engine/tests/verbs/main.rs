@@ -5,9 +5,11 @@ mod damage;
 mod foreign;
 mod hostile;
 mod meddle;
+mod mirror;
 mod prune;
 mod repair;
 mod seen;
+mod stream;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;
