@@ -8,7 +8,9 @@ mod name;
 mod remote;
 #[cfg(feature = "rocks")]
 mod rocks;
+// Each end uses its own part.
 #[cfg(feature = "client")]
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) mod wire;
 
 use std::io::Read;

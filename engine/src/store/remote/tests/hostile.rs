@@ -61,8 +61,9 @@ fn check(what: &str, call: Call, bytes: &[u8], then: &Then, expected: &str) {
     let (bytes, then) = (bytes.to_vec(), then.clone());
     let peer = Peer::start(move |_| Reply(bytes.clone(), then.clone()));
     // A short time only where it must pass: this machine may be busy.
-    let silence = if expected.contains("silent") { options(2).silence } else { Duration::from_secs(20) };
-    let store = open(&peer.url(), RemoteOptions { silence, ..options(2) });
+    let silence = if expected.contains("silent") { options(1).silence } else { Duration::from_secs(20) };
+    // One try: the next could find the connection closed, which is another error.
+    let store = open(&peer.url(), RemoteOptions { silence, ..options(1) });
     let begun = Instant::now();
     let error = call(&store).expect_err(what);
     let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(" / {source}"));
@@ -254,7 +255,9 @@ fn an_answer_cut_at_any_byte_is_told_or_made_whole() {
             }
         });
         let mut got = Vec::new();
-        let read = open(&peer.url(), options(2)).read_chunks(&want, &mut |at, frame| {
+        let silence = Duration::from_secs(20);
+        let store = open(&peer.url(), RemoteOptions { silence, ..options(2) });
+        let read = store.read_chunks(&want, &mut |at, frame| {
             got.push((at, frame.map(crate::content::Frame::into_bytes)));
             Ok(())
         });
