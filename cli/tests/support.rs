@@ -1,9 +1,10 @@
 //! A directory of its own for each test, and the command run in it.
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -42,9 +43,10 @@ impl Place {
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_floe"));
         command.args(args).current_dir(self.0.path()).stdin(Stdio::null());
-        for name in ["FLOE_LOG", "NO_COLOR", "COLUMNS", "RUST_BACKTRACE"] {
+        for name in ["FLOE_LOG", "FLOE_TOKEN", "FLOE_SSH", "NO_COLOR", "COLUMNS", "RUST_BACKTRACE"] {
             command.env_remove(name);
         }
+        command.env("XDG_CONFIG_HOME", self.path("config")).env("XDG_CACHE_HOME", self.path("cache"));
         command
     }
 
@@ -79,6 +81,59 @@ impl Place {
         let diff = self.ran(&mut diff);
         assert!(diff.exit == 0 && diff.stdout.is_empty(), "{a} and {b} differ: {diff:?}");
         assert_eq!(modes(&self.path(a)), modes(&self.path(b)), "modes of {a} and {b}");
+    }
+}
+
+/// `floe serve`, on a free port; killed when dropped.
+pub struct Server {
+    child: Child,
+    out: BufReader<ChildStdout>,
+    pub url: String,
+    pub address: String,
+}
+
+impl Server {
+    pub fn start(place: &Place, store: &str, args: &[&str]) -> Server {
+        Server::listen(place, store, "127.0.0.1:0", args)
+    }
+
+    pub fn listen(place: &Place, store: &str, address: &str, args: &[&str]) -> Server {
+        let all = [&["serve", store, "--listen", address, "--json"], args].concat();
+        let log = fs::File::options().create(true).append(true).open(place.path("serve.log")).expect("a log");
+        let mut child =
+            place.command(&all).stdout(Stdio::piped()).stderr(log).spawn().expect("the server starts");
+        let mut out = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        out.read_line(&mut line).expect("a line");
+        let told: Value = serde_json::from_str(&line).unwrap_or_default();
+        let log = || fs::read_to_string(place.path("serve.log"));
+        assert_eq!(told["kind"], "listening", "{line}: {:?}", log());
+        let text = |field: &str| told[field].as_str().expect("text").to_owned();
+        Server { child, out, url: text("url"), address: text("address") }
+    }
+
+    /// Ends it at once.
+    pub fn kill(mut self) -> String {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("it ends");
+        self.address.clone()
+    }
+
+    /// Ends it politely; its exit code and its last object.
+    pub fn stop(mut self) -> (i32, Value) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().expect("kill runs").success());
+        let mut rest = String::new();
+        self.out.read_to_string(&mut rest).expect("its output");
+        let last = rest.lines().last().and_then(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+        (self.child.wait().expect("it ends").code().unwrap_or(-1), last)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
