@@ -34,6 +34,12 @@ fn every_verb(place: &Place, url: &str, floe: &dyn Fn(&[&str]) -> Ran) {
     assert_eq!(fine(&["mirror", url, "copy"])["names"], 3);
     assert_eq!(fine(&["mirror", "copy", url])["unchanged"], true);
     assert_eq!(fine(&["prune", url, "--keep-last", "1", "--grace", "0s"])["names_removed"][0], "app@1");
+    // The process on the other side notices a moment later that nobody is there any more.
+    let until = Instant::now() + Duration::from_secs(20);
+    while place.floe(&["log", "--store", "store"]).exit == 6 {
+        assert!(Instant::now() < until, "a server outlives its connection");
+        std::thread::sleep(Duration::from_millis(20));
+    }
     assert_eq!(place.report(&["verify", "store"])["sound"], true);
 }
 

@@ -1,7 +1,7 @@
 //! `floe log [APP] --store STORE`
 
-use floe::Result;
 use floe::store::AppName;
+use floe::{Error, Result};
 use serde::Serialize;
 
 use crate::args::Log;
@@ -14,7 +14,7 @@ use crate::terms::{bytes, count, date};
 #[derive(Serialize)]
 struct Report {
     names: u64,
-    bytes_stored: u64,
+    bytes_stored: Option<u64>,
 }
 
 /// One name as an object. How much a damaged version holds is not known.
@@ -62,8 +62,14 @@ pub fn run(args: &Log, settings: &Settings, output: &Output) -> Result<End> {
             chunks: totals.map(|totals| totals.chunks),
         })?;
     }
-    let report = Report { names: names.len() as u64, bytes_stored: store.stored_bytes()? };
-    let footer = format!("{}, {} on disk", count(report.names, "name"), bytes(report.bytes_stored));
+    // A server tells its size to those who care for it, and to others their names.
+    let bytes_stored = match store.stored_bytes() {
+        Err(Error::Denied { .. }) => None,
+        told => Some(told?),
+    };
+    let report = Report { names: names.len() as u64, bytes_stored };
+    let on_disk = bytes_stored.map(|stored| format!(", {} on disk", bytes(stored))).unwrap_or_default();
+    let footer = format!("{}{on_disk}", count(report.names, "name"));
     output.report("log", &report, &[("store", footer)])?;
     Ok(End::Done)
 }

@@ -34,11 +34,12 @@ pub fn sync(
         Target::Version(_) => None,
     };
     // A version that is not there, or a bad glob, leaves no trace of a replica.
-    resolve_root(source, target)?;
+    let counted = Counted::new(source);
+    let wanted = resolve_root(&counted, target)?;
     Protect::new(&options.protect, &[])?;
     keep_apart(source, dir)?;
     let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
-    sync_open(source, target, name.as_deref(), replica, options, progress)
+    sync_to(&counted, wanted, name.as_deref(), replica, options, progress)
 }
 
 /// The same for a replica that is open, and records that it was asked for as `name`.
@@ -46,14 +47,26 @@ pub(super) fn sync_open(
     source: &dyn Source,
     target: &Target,
     name: Option<&str>,
-    mut replica: Replica,
+    replica: Replica,
     options: &SyncOptions,
     progress: &dyn Progress,
 ) -> Result<Synced> {
     let counted = Counted::new(source);
-    let (want, root) = resolve_root(&counted, target)?;
+    let wanted = resolve_root(&counted, target)?;
+    sync_to(&counted, wanted, name, replica, options, progress)
+}
+
+// To a version whose root was read: a source on another machine is asked once.
+fn sync_to(
+    counted: &Counted<'_>,
+    (want, root): (VersionId, Vec<u8>),
+    name: Option<&str>,
+    mut replica: Replica,
+    options: &SyncOptions,
+    progress: &dyn Progress,
+) -> Result<Synced> {
     let protect = Protect::new(&options.protect, replica.protect())?;
-    let job = Job { source: &counted, want, root: &root, name, protect: &protect, options, progress };
+    let job = Job { source: counted, want, root: &root, name, protect: &protect, options, progress };
     match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress)) {
         Err(error) if replica.nodes().is_blamed(&error) => {
             job.mend(&mut replica, &error)?;
