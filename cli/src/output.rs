@@ -170,6 +170,9 @@ impl Told<'_> {
                 None,
                 format!("`{path}` does not work everywhere: {reason}"),
             ),
+            Notice::NotKept { path, reason } => {
+                ("not_kept", Some(path.as_str()), None, format!("`{path}`: {reason}"))
+            }
             Notice::LocallyModified { path } => (
                 "locally_modified",
                 Some(path.as_str()),

@@ -567,6 +567,8 @@ fn what_a_stopped_writer_left_is_gone_with_the_next_write() {
     fs::write(&left, vec![1; 5000]).expect("written");
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
     assert!(left.exists());
+    // As long as it lies there it takes space.
+    assert!((5000..50_000).contains(&store.stored_bytes().expect("measured")));
     version.publish(&store).expect("published");
     assert!(!left.exists() && store.damaged_records().expect("looked").is_none());
 }

@@ -25,6 +25,7 @@ struct Report {
     damaged: u64,
     repaired: u64,
     files_foreign: u64,
+    paths_unpublishable: u64,
     files_protected: u64,
 }
 
@@ -137,6 +138,7 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
         damaged,
         repaired: found.repaired,
         files_foreign: found.files_foreign,
+        paths_unpublishable: found.paths_unpublishable,
         files_protected: found.files_protected,
     };
     let checked = match place {

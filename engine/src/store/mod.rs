@@ -177,7 +177,7 @@ pub trait Store: Source {
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Overwrites damaged nodes with proven ones, durably. For repair.
     fn replace_nodes(&self, nodes: Vec<(NodeId, Vec<u8>)>) -> Result<()>;
-    /// Bytes on disk, as the store counts them.
+    /// Bytes on disk, as the store counts them; also what a write that was stopped left there.
     fn stored_bytes(&self) -> Result<u64>;
 }
 

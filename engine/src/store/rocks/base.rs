@@ -486,16 +486,9 @@ impl Base {
         Ok(next)
     }
 
+    /// Tables and logs, as they lie on disk: also what a write that was stopped left behind.
     pub fn stored_bytes(&self) -> Result<u64> {
-        let db = self.db();
-        let mut sum = 0;
-        for family in super::layout::FAMILIES {
-            let bytes = db
-                .property_int_value_cf(db.family(family), "rocksdb.live-sst-files-size")
-                .map_err(|error| self.error("measure", error))?;
-            sum += bytes.unwrap_or(0);
-        }
-        Ok(sum)
+        super::home::bytes_on_disk(&self.dir)
     }
 
     pub fn is_empty(&self, family: &str) -> Result<bool> {

@@ -108,6 +108,26 @@ impl Home {
     }
 }
 
+/// Bytes of the tables and logs of the store in `dir`, those that wait to be ingested included. What goes meanwhile does
+/// not count.
+pub(super) fn bytes_on_disk(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for dir in [dir.join(DB_DIR), dir.join(INGEST_DIR)] {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.at("read", &dir)?,
+        };
+        for entry in entries {
+            let entry = entry.at("read", &dir)?;
+            let path = entry.path();
+            if path.extension().is_some_and(|kind| kind == "sst" || kind == "log") {
+                sum += entry.metadata().map_or(0, |found| found.len());
+            }
+        }
+    }
+    Ok(sum)
+}
+
 fn not_a_store(dir: &Path) -> Error {
     let place = quoted(dir);
     let what = if dir.exists() { "store (there is no FORMAT file)" } else { "store" };

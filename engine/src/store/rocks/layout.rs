@@ -29,8 +29,6 @@ pub(super) const CONDEMNED: &str = "condemned";
 /// RocksDB insists on it; it stays empty.
 const DEFAULT: &str = "default";
 
-pub(super) const FAMILIES: [&str; 5] = [DATA, INDEX, NODE, META, CONDEMNED];
-
 /// Blocks of data, indexes and filters, for all families together.
 pub(super) const CACHE_BYTES: usize = 32 << 20;
 /// Memtables of all families together; the largest is flushed when it is reached.
