@@ -83,13 +83,13 @@ pub fn exit(result: Result<End>, doing: Doing<'_>, output: &Output) -> u8 {
         Ok(End::Unchanged) => 3,
         Ok(End::Damaged { things, place, repairing }) => {
             let what = if things == 1 { "is damaged" } else { "are damaged" };
-            eprintln!("error: {} of {} {what}", count(things, "part"), safe(&place));
+            say!("error: {} of {} {what}", count(things, "part"), safe(&place));
             let cure = if repairing {
                 "the source lacks sound content for these; repair from another store, or publish the tree again"
             } else {
                 "mend it from a store that has the same versions: floe verify PLACE --repair SOURCE"
             };
-            eprintln!("hint: {cure}");
+            say!("hint: {cure}");
             exit_code(ErrorClass::Damaged)
         }
         // Whoever read our output has seen enough.
@@ -133,14 +133,14 @@ fn failed(error: &Error, doing: Doing<'_>, output: &Output) -> u8 {
         exit: exit_code(class),
     };
     if matches!(error, Error::Cancelled) {
-        eprintln!("cancelled; run the same command again to continue");
+        say!("cancelled; run the same command again to continue");
     } else {
-        eprintln!("error: {}", safe(&told.message));
+        say!("error: {}", safe(&told.message));
         for cause in &told.causes {
-            eprintln!("caused by: {}", safe(cause));
+            say!("caused by: {}", safe(cause));
         }
         if let Some(hint) = &told.hint {
-            eprintln!("hint: {}", safe(hint));
+            say!("hint: {}", safe(hint));
         }
     }
     // The error is told on stderr already; stdout may be what failed.

@@ -331,3 +331,32 @@ fn pages_and_scripts_are_reported() {
     assert_eq!(script["shell"], "bash");
     assert_eq!(script["script"], place.floe(&["completions", "bash"]).stdout);
 }
+
+#[test]
+fn a_pipe_in_the_place_of_a_store_file_is_not_waited_for() {
+    for name in ["store/LOCK", "store/FORMAT"] {
+        let place = Place::new();
+        synced(&place);
+        pipe(&place, name);
+        for args in [&["log", "--store", "store"][..], PUBLISH] {
+            let ran = place.floe(args);
+            assert_eq!(ran.exit, 6, "{ran:?}");
+            assert!(ran.stderr.contains("it is not a plain file"), "{ran:?}");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_leaves_does_not_stop_a_sync() {
+    let place = Place::new();
+    synced(&place);
+    for number in 0..15 {
+        place.write(&format!("v1/{number}:x"), "x");
+    }
+    let args = ["publish", "v1", "--store", "store", "--name", "app@2"];
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = place.command(&args).stderr(writer).stdout(std::process::Stdio::null()).status();
+    assert_eq!(status.expect("it runs").code(), Some(0));
+    assert_eq!(place.floe(&["ls", "app@2", "--store", "store"]).exit, 0);
+}

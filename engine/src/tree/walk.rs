@@ -480,10 +480,11 @@ impl<'w, 'a> Worker<'w, 'a> {
     }
 
     // A version keeps the nine permission bits only.
+    #[allow(clippy::useless_conversion)] // The widths differ between systems.
     fn note_special(&mut self, path: &RelPath, stat: &Stat) {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let kept = matches!(kind, FileType::RegularFile | FileType::Directory);
-        if kept && stat.st_mode as u32 & SPECIAL_BITS != 0 && !self.walk.options.tolerate_foreign {
+        if kept && u32::from(stat.st_mode) & SPECIAL_BITS != 0 && !self.walk.options.tolerate_foreign {
             self.special.push((path.clone(), kind));
         }
     }

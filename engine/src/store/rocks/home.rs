@@ -137,6 +137,7 @@ fn not_a_store(dir: &Path) -> Error {
 /// True if `dir` is a store of a format that this build reads; false if it is none.
 fn read_format(dir: &Path) -> Result<bool> {
     let path = dir.join(FORMAT_FILE);
+    check_file(&path)?;
     let mut text = Vec::new();
     match File::open(&path) {
         Ok(file) => file.take(64).read_to_end(&mut text).at("read", &path)?,
@@ -205,6 +206,7 @@ fn create_dirs(dir: &Path, faults: &Faults) -> Result<()> {
 
 fn lock_exclusive(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK_FILE);
+    check_file(&path)?;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.at("open", &path)?;
     if !try_lock(&file, FlockOperation::NonBlockingLockExclusive, &path)? {
@@ -223,6 +225,7 @@ fn lock_exclusive(dir: &Path) -> Result<File> {
 // others to leave alone, and a store that cannot be read at all helps nobody.
 fn lock_shared(dir: &Path) -> Result<Option<File>> {
     let path = dir.join(LOCK_FILE);
+    check_file(&path)?;
     let mut file = File::open(&path);
     if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -236,6 +239,15 @@ fn lock_shared(dir: &Path) -> Result<Option<File>> {
         return Ok(Some(file));
     }
     Err(Error::Locked { place: place(dir), pid: holder(&file) })
+}
+
+// Opening a FIFO would wait for whoever writes to it.
+fn check_file(path: &Path) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let reason = "it is not a plain file, where the store has its own".into();
+        return Err(Error::Conflict { what: quoted(path), place: "the store".into(), reason });
+    }
+    Ok(())
 }
 
 fn try_lock(file: &File, how: FlockOperation, path: &Path) -> Result<bool> {
