@@ -300,7 +300,8 @@ fn after_a_failed_write_nothing_more_is_written() {
         0 => Ok(()),
         _ => Err(io::Error::from(io::ErrorKind::StorageFull)),
     });
-    let store = RocksStore::open(dir.path(), &RocksOptions { create: true, faults, ..Default::default() }).expect("made");
+    let store = RocksStore::open(dir.path(), &RocksOptions { create: true, faults, ..Default::default() })
+        .expect("made");
     let version = Version::new("a@1", 1, 3, 100);
     store.put_chunks(&version.chunks).expect("put");
     armed.store(1, Ordering::Relaxed);

@@ -2,8 +2,7 @@
 //! is complete. The old one is only read, and stays as `db-damaged/` until a repair has ended well.
 //!
 //! * Tables never change, so they are linked, not copied. RocksDB's own repair lists the sound ones and puts every
-//!   other one aside. A table of frames that was written outside the database is taken back whole by ingesting it:
-//!   damaged blocks of it are a matter of their chunks.
+//!   other one aside, also the tables of frames that were written outside the database: those are ingested again.
 //! * Of the tables put aside, the readable records are read through the old database, if that opens at all, and
 //!   written again. So they come as the newest of what can be read, and names as they are in the log.
 //! * A frame whose index entry was lost is hashed and gets a new one.
@@ -17,7 +16,7 @@ use std::sync::Arc;
 
 use rocksdb::{Cache, DB, IngestExternalFileOptions, LiveFile, WriteBatch};
 
-use super::base::{Base, Database, store_error};
+use super::base::{Base, Database, is_damage, says_no_space, store_error};
 use super::home::{self, Home};
 use super::layout::{
     CACHE_BYTES, CONDEMNED, DATA, FAMILIES, INDEX, Location, META, NAMES_BOUND_KEY, NAMES_LOST_KEY,
@@ -32,13 +31,18 @@ use crate::fault::Faults;
 
 /// Bytes written at once.
 const BATCH_BYTES: usize = 4 << 20;
+/// Sequence numbers looked for in one table: far more than one holds.
+const TABLE_SEQS_MAX: u64 = 1 << 24;
 /// Where RocksDB's repair puts what it does not take.
 const ASIDE: &str = "lost";
 
 /// Makes the database anew if it does not open, or if some of its own records cannot be read.
 pub(super) fn mend(dir: &Path, home: &Arc<Home>, faults: &Faults) -> Result<()> {
     let damage = match Base::open(dir, home.clone(), true, Faults::default()) {
-        Ok(base) => base.damaged_tables()?,
+        Ok(base) => match base.damaged_tables()? {
+            None => base.damaged_frames()?,
+            damage => damage,
+        },
         Err(Error::Damaged { reason, .. }) => Some(reason),
         Err(error) => return Err(error),
     };
@@ -75,7 +79,7 @@ impl Salvage<'_> {
         let new = database_options(true)
             .and_then(|options| DB::open_cf_descriptors(&options, &self.new, families(&cache)));
         let new = Database(new.map_err(|error| self.error(error))?);
-        let left = self.take_back(&new)?;
+        let left = self.take_back(old.as_ref(), &new)?;
         let mut names_lost = !left.is_empty() || old.is_none();
         if let Some(old) = &old {
             names_lost = !self.copy(old, &new, &left)?;
@@ -86,16 +90,17 @@ impl Salvage<'_> {
         for family in FAMILIES {
             new.flush_cf(new.family(family)).map_err(|error| self.error(error))?;
         }
-        // What repair wrote from the log, and the last of the MANIFEST, is synced with the flush above.
         new.cancel_all_background_work(true);
         drop(new);
         let aside = self.new.join(ASIDE);
-        match fs::remove_dir_all(&aside) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io("remove", aside, error))
-            }
-            _ => Ok(()),
+        if aside.exists() {
+            fs::remove_dir_all(&aside).at("remove", &aside)?;
         }
+        for entry in fs::read_dir(&self.new).at("read", &self.new)? {
+            let path = entry.at("read", &self.new)?.path();
+            fs::File::open(&path).and_then(|file| file.sync_all()).at("sync", &path)?;
+        }
+        Ok(())
     }
 
     // Tables that cannot be opened are no reason here not to open the others.
@@ -126,7 +131,7 @@ impl Salvage<'_> {
             let kind = from.extension().and_then(|kind| kind.to_str());
             if kind == Some("sst") && live.as_ref().is_none_or(|live| live.contains(name)) {
                 self.faults.check("link", &to)?;
-                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).at("link", &to)?;
+                fs::hard_link(&from, &to).or_else(|_| fs::copy(&from, &to).map(drop)).at("copy", &to)?;
             } else if kind == Some("log") {
                 self.faults.check("copy", &to)?;
                 fs::copy(&from, &to).at("copy", &to)?;
@@ -135,8 +140,9 @@ impl Salvage<'_> {
         Ok(())
     }
 
-    // Ingests tables of frames that were put aside; returns the names of the rest.
-    fn take_back(&self, new: &Database) -> Result<BTreeSet<String>> {
+    // Ingests tables of frames that were put aside; returns the names of the rest. One with a damaged block is taken
+    // only if its records could not be copied: a compaction would stop there, and with it all writing.
+    fn take_back(&self, old: Option<&Old>, new: &Database) -> Result<BTreeSet<String>> {
         let aside = self.new.join(ASIDE);
         let mut left = BTreeSet::new();
         let entries = match fs::read_dir(&aside) {
@@ -151,11 +157,15 @@ impl Salvage<'_> {
             if path.extension().and_then(|kind| kind.to_str()) != Some("sst") {
                 continue;
             }
+            if !self.is_whole(old, name)? {
+                left.insert(name.to_owned());
+                continue;
+            }
             self.faults.check("ingest table", &path)?;
             // Only tables written outside can be ingested, and those hold frames.
             let taken = new.ingest_external_file_cf_opts(new.family(DATA), &options, vec![path.clone()]);
             if let Err(error) = taken {
-                if super::base::says_no_space(&error) {
+                if says_no_space(&error) {
                     return Err(self.error(error));
                 }
                 left.insert(name.to_owned());
@@ -164,19 +174,62 @@ impl Salvage<'_> {
         Ok(left)
     }
 
+    fn is_whole(&self, old: Option<&Old>, name: &str) -> Result<bool> {
+        let Some(old) = old else { return Ok(true) };
+        let Some(file) = old.files.iter().find(|file| file.name.trim_start_matches('/') == name) else {
+            return Ok(true);
+        };
+        self.frames_of(old, file, &mut |_, _| Ok(()))
+    }
+
+    // Hands over the readable frames of a table; returns whether all were. Asked for one by one, because a damaged
+    // block of another table is in an iterator's way, even before it.
+    fn frames_of(
+        &self,
+        old: &Old,
+        file: &LiveFile,
+        each: &mut dyn FnMut([u8; 8], &[u8]) -> Result<()>,
+    ) -> Result<bool> {
+        let bound = |key: &Option<Vec<u8>>| key.as_deref().and_then(number);
+        let (Some(start), Some(end)) = (bound(&file.start_key), bound(&file.end_key)) else {
+            return Ok(false);
+        };
+        let mut whole = true;
+        for seq in start..=end.min(start.saturating_add(TABLE_SEQS_MAX)) {
+            match old.db.get_pinned_cf(old.db.family(DATA), seq.to_be_bytes()) {
+                Ok(Some(frame)) => each(seq.to_be_bytes(), &frame)?,
+                Ok(None) => {}
+                Err(error) if is_damage(&error) => whole = false,
+                Err(error) => return Err(self.error(error)),
+            }
+        }
+        Ok(whole)
+    }
+
     // Copies the readable records of the tables in `left`, and names and marks as the old database has them; returns
     // whether all names could be read.
     fn copy(&self, old: &Old, new: &Database, left: &BTreeSet<String>) -> Result<bool> {
         let missing = |name: &str| left.contains(name) || !self.home.db().join(name).exists();
         for file in old.files.iter().filter(|file| missing(file.name.trim_start_matches('/'))) {
-            if let Some(family) = [DATA, INDEX, NODE].into_iter().find(|name| *name == file.column_family_name)
-            {
-                let start = file.start_key.as_deref().unwrap_or_default();
-                self.copy_range(old, new, family, (start, file.end_key.as_deref()))?;
+            let range = (file.start_key.as_deref().unwrap_or_default(), file.end_key.as_deref());
+            match file.column_family_name.as_str() {
+                DATA => self.copy_frames(old, new, file)?,
+                INDEX => drop(self.copy_range(old, new, INDEX, range)?),
+                NODE => drop(self.copy_range(old, new, NODE, range)?),
+                _ => {}
             }
         }
         self.copy_range(old, new, CONDEMNED, (&[], None))?;
         self.copy_range(old, new, META, (&[], None))
+    }
+
+    fn copy_frames(&self, old: &Old, new: &Database, file: &LiveFile) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        self.frames_of(old, file, &mut |key, frame| {
+            batch.put_cf(new.family(DATA), key, frame);
+            self.write(new, &mut batch, BATCH_BYTES)
+        })?;
+        self.write(new, &mut batch, 0)
     }
 
     fn copy_range(

@@ -132,10 +132,19 @@ impl Base {
         Ok(self.number(NAMES_LOST_KEY)? > 0)
     }
 
+    /// The first damage among the frames, in the database's words.
+    pub fn damaged_frames(&self) -> Result<Option<String>> {
+        match self.walk_rows(DATA) {
+            Err(Error::Damaged { what, reason, .. }) => Ok(Some(format!("{what}: {reason}"))),
+            walked => walked.map(|()| None),
+        }
+    }
+
     fn walk_rows(&self, family: &str) -> Result<()> {
         let db = self.db();
         let mut options = ReadOptions::default();
         options.fill_cache(false);
+        options.set_readahead_size(READAHEAD_BYTES_MAX as usize);
         let mut rows = db.raw_iterator_cf_opt(db.family(family), options);
         rows.seek_to_first();
         while rows.valid() {

@@ -109,11 +109,8 @@ impl Found {
             reason,
             needed_by: needed_by(id.as_bytes()),
         };
-        let of_records = |reason| Damage {
-            what: "the store's records".into(),
-            reason,
-            needed_by: Vec::new(),
-        };
+        let of_records =
+            |reason| Damage { what: "the store's records".into(), reason, needed_by: Vec::new() };
         counts.damage = nodes
             .into_iter()
             .map(of_node)
