@@ -13,7 +13,7 @@ use super::*;
 const NAMES: [&str; 4] = ["game@1", "game@2", "game@3", "tool@1"];
 
 /// Positions tried in each file, beside the ends of its blocks.
-const SPOTS: usize = 12;
+const SPOTS: usize = 5;
 
 fn tree(n: u64) -> Tree {
     let mut tree = Tree::default().with("same", Item::file(0o644, World::noise(7, 60_000)));
@@ -22,7 +22,7 @@ fn tree(n: u64) -> Tree {
         // More than goes through a memtable.
         tree = tree.with("big", Item::file(0o644, World::noise(8, 1_300_000)));
     }
-    for file in 0..250 {
+    for file in 0..120 {
         tree =
             tree.with(&format!("many/{file}"), Item::text(&format!("content {file} {}", n * (file % 3 / 2))));
     }
@@ -207,7 +207,7 @@ fn a_flipped_byte_anywhere_is_told_and_mended() {
 // Evenly spread, and close together near the end, where a table says what it is.
 fn spots(len: usize) -> BTreeSet<usize> {
     let even = (0..SPOTS).map(|n| n * len / SPOTS);
-    let end = (0..8).map(|n| len.saturating_sub(3 + (n * n * n) * 5));
+    let end = (0..4).map(|n| len.saturating_sub(3 + n * n * n * 40));
     even.chain(end).filter(|at| *at < len).collect()
 }
 

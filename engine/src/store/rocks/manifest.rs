@@ -60,7 +60,7 @@ fn ends_within(masked: u32, kind: u8, rest: &[u8]) -> bool {
     for byte in rest {
         crc = step(crc, *byte);
         let found = !crc;
-        if ((found >> 15) | (found << 17)).wrapping_add(0xa282_ead8) == masked {
+        if found.rotate_right(15).wrapping_add(0xa282_ead8) == masked {
             return true;
         }
     }
