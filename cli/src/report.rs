@@ -292,11 +292,14 @@ fn io_cure(path: &Path, kind: io::ErrorKind, doing: Doing<'_>) -> Option<&'stati
 
 fn damaged(what: &str, doing: Doing<'_>) -> &'static str {
     match (what, doing) {
+        ("database" | "store" | "list of names", Doing::Repair) => {
+            "if this is SOURCE, mend it first or name another; else publish the trees into a new store, or put back a copy"
+        }
         ("list of names", _) => {
-            "versions can still be synced by their id; names come back only with a copy of the store's `db` directory"
+            "`floe verify STORE --repair SOURCE` keeps the names that can be read and takes others from SOURCE; until then sync by id"
         }
         ("database" | "store", _) => {
-            "put the store's `db` directory back from a copy, or publish the trees into a new store"
+            "`floe verify STORE --repair SOURCE` makes the store anew from what is readable, and takes the rest from SOURCE"
         }
         (_, Doing::Verify | Doing::Repair) => {
             "this stopped the check, so nothing can mend it in place: publish the trees again into a new store"
@@ -382,6 +385,8 @@ mod tests {
         let denied = || at("tree/x", io::ErrorKind::PermissionDenied);
         let damaged =
             || Error::Damaged { what: "node".into(), place: "store `x`".into(), reason: "bad".into() };
+        let database =
+            || Error::Damaged { what: "database".into(), place: "store `x`".into(), reason: "bad".into() };
         let changed = || Error::Changed { path: "x".into() };
         let conflict = |what: &str, reason: &str| Error::Conflict {
             what: what.into(),
@@ -404,6 +409,8 @@ mod tests {
             (damaged(), Doing::Verify, "publish", "floe verify"),
             (damaged(), Doing::Repair, "publish", "floe verify"),
             (io_error(io::ErrorKind::StorageFull), publish(), "publish again", "sync"),
+            (database(), publish(), "--repair SOURCE", "new store"),
+            (database(), Doing::Repair, "new store", "floe verify"),
             (io_error(io::ErrorKind::StorageFull), Doing::Sync, "sync again", "publish"),
             (conflict("the replica", "a switch was interrupted; x"), Doing::Verify, "floe sync", "verify"),
             (conflict("the directory", "this directory is a floe store"), Doing::Sync, "SOURCE", "move"),

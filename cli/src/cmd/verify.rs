@@ -68,7 +68,9 @@ fn store(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &O
     let Some(source) = repair else {
         return floe::sync::verify_store(&*settings::open_to_read(path)?, options, output);
     };
-    floe::sync::repair_store(&*settings::open(path)?, &*settings::open_to_read(source)?, options, output)
+    // The source first: nothing is put aside for one that does not open.
+    let source = settings::open_to_read(source)?;
+    floe::sync::repair_store(&*settings::open_to_mend(path)?, &*source, options, output)
 }
 
 fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {

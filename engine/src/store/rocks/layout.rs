@@ -29,6 +29,8 @@ pub(super) const CONDEMNED: &str = "condemned";
 /// RocksDB insists on it; it stays empty.
 const DEFAULT: &str = "default";
 
+pub(super) const FAMILIES: [&str; 5] = [DATA, INDEX, NODE, META, CONDEMNED];
+
 /// Blocks of data, indexes and filters, for all families together.
 pub(super) const CACHE_BYTES: usize = 32 << 20;
 /// Memtables of all families together; the largest is flushed when it is reached.
@@ -45,6 +47,8 @@ const WAL_BYTES_MAX: u64 = 2 << 20;
 pub(super) const NAMES_BOUND_KEY: &[u8] = b"count/names";
 /// No sequence number below it is given again, although its chunk may be gone.
 pub(super) const NEXT_SEQ_KEY: &[u8] = b"count/data";
+/// Above 0: a salvage may have lost names, and no repair has looked for them since.
+pub(super) const NAMES_LOST_KEY: &[u8] = b"lost/names";
 const NAME_PREFIX: &[u8] = b"name/";
 const NAME_KIND: Kind = Kind { number: 0x20, name: "name", format: 1 };
 const NAME_VALUE_LEN_MAX: usize = FILED_HEADER_LEN + 64;
