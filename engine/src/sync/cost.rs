@@ -15,6 +15,8 @@ pub(super) struct Cost {
     pub bytes_missing: u64,
     /// Plain bytes that need not be fetched.
     pub bytes_reused: u64,
+    /// Those of them that an interrupted sync has put in their place in the stage already.
+    pub bytes_staged: u64,
     /// Batches to ask.
     pub requests: u64,
 }
@@ -30,12 +32,19 @@ impl Cost {
     ) -> Result<Cost> {
         let want = Manifest::open(nodes, want)?;
         let (mut wanted, mut lacking, mut bytes) = (Vec::new(), HashSet::new(), 0u64);
+        let (mut staged, mut bytes_staged) = (HashSet::new(), 0u64);
         for step in &plan.steps {
             let (Step::Build { want: entry } | Step::Copy { want: entry, .. }) = step else { continue };
             let EntryKind::File { content, .. } = &entry.kind else { continue };
+            let (mut left, mut offset) = (replica.staged(entry), 0u64);
             for chunk in want.chunks(content) {
                 let chunk = chunk?;
                 bytes += u64::from(chunk.len);
+                if left.as_mut().is_some_and(|left| left.holds(offset, &chunk)) {
+                    bytes_staged += u64::from(chunk.len);
+                    staged.insert(chunk.id);
+                }
+                offset = offset.saturating_add(chunk.len.into());
                 if lacking.insert(chunk.id) {
                     wanted.push(chunk);
                 }
@@ -44,11 +53,12 @@ impl Cost {
         each_chunk_here(replica, survey, &mut |id| {
             lacking.remove(&id);
         })?;
-        wanted.retain(|chunk| lacking.contains(&chunk.id));
+        wanted.retain(|chunk| lacking.contains(&chunk.id) && !staged.contains(&chunk.id));
         let bytes_missing = wanted.iter().map(|chunk| u64::from(chunk.len)).sum();
         let requests = fetch_batches(&wanted);
         let missing = wanted.into_iter().map(|chunk| chunk.id).collect();
-        Ok(Cost { missing, bytes_missing, bytes_reused: bytes - bytes_missing, requests })
+        let bytes_reused = bytes - bytes_missing;
+        Ok(Cost { missing, bytes_missing, bytes_reused, bytes_staged, requests })
     }
 }
 
