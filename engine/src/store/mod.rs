@@ -4,9 +4,13 @@
 
 mod mem;
 mod name;
+#[cfg(feature = "client")]
+mod remote;
 #[cfg(feature = "rocks")]
 mod rocks;
+// Each end uses its own part.
 #[cfg(feature = "client")]
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) mod wire;
 
 use std::io::Read;
@@ -20,6 +24,10 @@ use crate::version::NodeSource;
 
 pub use mem::MemStore;
 pub use name::{AppName, Name, NameRecord};
+#[cfg(feature = "client")]
+pub use remote::{
+    ClientPem, Counters, Now, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, Token, Wait,
+};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksOptions, RocksStore};
 #[cfg(all(feature = "rocks", feature = "testing"))]

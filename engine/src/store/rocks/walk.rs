@@ -6,7 +6,7 @@ use rocksdb::{DBRawIterator, ReadOptions};
 use super::base::{Base, Database, READAHEAD_BYTES_MAX, is_damage};
 use super::layout::{CONDEMNED, DATA, INDEX, Key, Location, META, NAMES_LOST_KEY, NODE};
 use crate::error::{Error, Result};
-use crate::id::{ChunkId, ChunkRef};
+use crate::id::{ChunkId, ChunkRef, NodeId};
 
 /// Sequence numbers put in order at once by [`Base::each_chunk`]; 24 MiB.
 const WINDOW: u64 = 512 << 10;
