@@ -8,6 +8,7 @@ mod nodes;
 mod prune;
 mod publish;
 mod query;
+pub mod stream;
 mod update;
 mod verify;
 mod wire;
