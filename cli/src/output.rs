@@ -179,6 +179,9 @@ impl Told<'_> {
                 None,
                 format!("`{path}` was changed since the last sync"),
             ),
+            Notice::UpdateIgnored { what } => {
+                ("update_ignored", None, None, format!("fetching piece by piece: {what}"))
+            }
             Notice::StateIgnored { what } => ("state_ignored", None, None, format!("started afresh: {what}")),
             other => ("other", None, None, format!("{other:?}")),
         };

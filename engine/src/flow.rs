@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-use rayon::ThreadPoolBuilder;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
 use crate::limits::THREADS_MAX;
@@ -37,32 +37,48 @@ pub(crate) fn ordered<T: Send, R: Send, F: Iterator<Item = Result<(T, u64)>> + S
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let shared = Shared {
-        weight_max: flow.weight_max,
-        feed: Mutex::new(feed),
-        state: Mutex::new(State::new()),
-        changed: Condvar::new(),
-    };
-    let (shared, work) = (&shared, &work);
     let helpers = flow.threads.get().min(THREADS_MAX) - 1;
+    let shared = &Shared::new(flow, feed);
     if helpers == 0 {
-        return shared.drain_all(work, &mut drain);
+        return shared.drain_all(&work, &mut drain);
     }
-    let pool = ThreadPoolBuilder::new().num_threads(helpers).build().map_err(|error| {
+    pool(helpers)?.in_place_scope(|scope| {
+        let _stop = Stop { shared, only_in_panic: false };
+        (0..helpers).for_each(|_| scope.spawn(|_| shared.help(&work)));
+        shared.drain_all(&work, &mut drain)
+    })
+}
+
+/// Hands an item and its weight on. Waits for room; an error says that the flow has ended and no more is wanted.
+pub(crate) type Push<'a, T> = dyn FnMut(T, u64) -> Result<()> + 'a;
+
+/// The same for a feed that pushes its items, on a thread more. Its own error comes after everything that it pushed.
+pub(crate) fn pushed<T: Send, R: Send>(
+    flow: Flow,
+    feed: impl FnOnce(&mut Push<'_, T>) -> Result<()> + Send,
+    work: impl Fn(T) -> Result<R> + Sync,
+    mut drain: impl FnMut(R) -> Result<()>,
+) -> Result<()> {
+    let helpers = flow.threads.get().min(THREADS_MAX) - 1;
+    let shared = &Shared::new(flow, std::iter::empty());
+    // For the whole time, so that nobody looks for items elsewhere.
+    shared.state().feeding = true;
+    pool(helpers + 1)?.in_place_scope(|scope| {
+        let _stop = Stop { shared, only_in_panic: false };
+        scope.spawn(move |_| {
+            let _stop = Stop { shared, only_in_panic: true };
+            let end = feed(&mut |item, weight| shared.push(item, weight));
+            shared.update(|state| state.add(end.err().map(Err)));
+        });
+        (0..helpers).for_each(|_| scope.spawn(|_| shared.help(&work)));
+        shared.drain_all(&work, &mut drain)
+    })
+}
+
+fn pool(threads: usize) -> Result<ThreadPool> {
+    ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
         let source = std::io::Error::other(error);
         Error::Io { action: "start threads of", path: "this process".into(), source }
-    })?;
-    pool.in_place_scope(|scope| {
-        let _stop = Stop { shared, only_in_panic: false };
-        for _ in 0..helpers {
-            scope.spawn(|_| {
-                let _stop = Stop { shared, only_in_panic: true };
-                while let Some(step) = shared.next(false) {
-                    shared.take(step, work);
-                }
-            });
-        }
-        shared.drain_all(work, &mut drain)
     })
 }
 
@@ -110,10 +126,13 @@ impl<T, R> State<T, R> {
         self.feed_ended && !self.feeding && self.drained == self.fed
     }
 
-    fn may_feed(&self, weight_max: u64) -> bool {
+    fn has_room(&self, weight_max: u64) -> bool {
         let in_flight = self.fed - self.drained;
-        let room = self.weight < weight_max && in_flight < IN_FLIGHT_MAX;
-        !self.feed_ended && !self.feeding && (room || in_flight == 0)
+        in_flight == 0 || (self.weight < weight_max && in_flight < IN_FLIGHT_MAX)
+    }
+
+    fn may_feed(&self, weight_max: u64) -> bool {
+        !self.feed_ended && !self.feeding && self.has_room(weight_max)
     }
 }
 
@@ -142,6 +161,14 @@ impl<F: Iterator<Item = Result<(T, u64)>>, T, R> Shared<F, T, R> {
                 return None;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    // Any other thread's part.
+    fn help(&self, work: &impl Fn(T) -> Result<R>) {
+        let _stop = Stop { shared: self, only_in_panic: true };
+        while let Some(step) = self.next(false) {
+            self.take(step, work);
         }
     }
 
@@ -185,20 +212,44 @@ impl<F: Iterator<Item = Result<(T, u64)>>, T, R> Shared<F, T, R> {
 }
 
 impl<F, T, R> Shared<F, T, R> {
+    fn new(flow: Flow, feed: F) -> Self {
+        Self {
+            weight_max: flow.weight_max,
+            feed: Mutex::new(feed),
+            state: Mutex::new(State::new()),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn push(&self, item: T, weight: u64) -> Result<()> {
+        let mut state = self.state();
+        while !state.stopped && !state.has_room(self.weight_max) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped {
+            return Err(Error::Cancelled);
+        }
+        state.put(item, weight);
+        self.changed.notify_all();
+        Ok(())
+    }
+
     fn state(&self) -> MutexGuard<'_, State<T, R>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl<T, R> State<T, R> {
+    fn put(&mut self, item: T, weight: u64) {
+        self.jobs.push_back((self.fed, item, weight));
+        self.weight += weight;
+        self.fed += 1;
+    }
+
     fn add(&mut self, item: Option<Result<(T, u64)>>) {
         self.feeding = false;
         match item {
-            Some(Ok((item, weight))) => {
-                self.jobs.push_back((self.fed, item, weight));
-                self.weight += weight;
-                self.fed += 1;
-            }
+            Some(Ok((item, weight))) => self.put(item, weight),
             Some(Err(error)) => {
                 self.done.insert(self.fed, (Err(error), 0));
                 self.fed += 1;
@@ -276,6 +327,23 @@ mod tests {
         assert!(
             ordered(flow(2, 2), feed, Ok, |n| if n == 3 { Err(Error::Cancelled) } else { Ok(()) }).is_err()
         );
+    }
+
+    #[test]
+    fn what_was_pushed_is_drained_before_the_feeds_own_error() {
+        for threads in [1, 3] {
+            let mut seen = Vec::new();
+            let feed = |push: &mut Push<'_, u64>| {
+                (0..100).try_for_each(|n| push(n, 1))?;
+                Err(Error::Cancelled)
+            };
+            let drain = |n| {
+                seen.push(n);
+                Ok(())
+            };
+            assert!(matches!(pushed(flow(threads, 4), feed, Ok, drain), Err(Error::Cancelled)));
+            assert_eq!(seen, (0..100).collect::<Vec<_>>());
+        }
     }
 
     #[test]

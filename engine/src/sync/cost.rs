@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::error::Result;
 use crate::id::{ChunkId, VersionId};
-use crate::tree::{Replica, Survey, fetch_batches};
+use crate::tree::{GROUP_CHUNKS_MAX, Replica, Survey};
 use crate::version::{Entry, EntryKind, Manifest, NodeSource, Plan, Step};
 
 /// What a plan has to fetch: the wanted chunks that no file here holds.
@@ -17,7 +17,8 @@ pub(super) struct Cost {
     pub bytes_reused: u64,
     /// Those of them that an interrupted sync has put in their place in the stage already.
     pub bytes_staged: u64,
-    /// Batches to ask.
+    /// Questions for them: one for each group that a stage fills together and that lacks something. Where a file
+    /// system shares the blocks of copies, groups are fewer.
     pub requests: u64,
 }
 
@@ -31,7 +32,7 @@ impl Cost {
         survey: &Survey,
     ) -> Result<Cost> {
         let want = Manifest::open(nodes, want)?;
-        let (mut wanted, mut lacking, mut bytes) = (Vec::new(), HashSet::new(), 0u64);
+        let (mut wanted, mut lacking, mut bytes, mut places) = (Vec::new(), HashSet::new(), 0u64, 0usize);
         let (mut staged, mut bytes_staged) = (HashSet::new(), 0u64);
         for step in &plan.steps {
             let (Step::Build { want: entry } | Step::Copy { want: entry, .. }) = step else { continue };
@@ -46,17 +47,18 @@ impl Cost {
                 }
                 offset = offset.saturating_add(chunk.len.into());
                 if lacking.insert(chunk.id) {
-                    wanted.push(chunk);
+                    wanted.push((chunk, places / GROUP_CHUNKS_MAX));
                 }
+                places += 1;
             }
         }
         each_chunk_here(replica, survey, &mut |id| {
             lacking.remove(&id);
         })?;
-        wanted.retain(|chunk| lacking.contains(&chunk.id) && !staged.contains(&chunk.id));
-        let bytes_missing = wanted.iter().map(|chunk| u64::from(chunk.len)).sum();
-        let requests = fetch_batches(&wanted);
-        let missing = wanted.into_iter().map(|chunk| chunk.id).collect();
+        wanted.retain(|(chunk, _)| lacking.contains(&chunk.id) && !staged.contains(&chunk.id));
+        let bytes_missing = wanted.iter().map(|(chunk, _)| u64::from(chunk.len)).sum();
+        let requests = wanted.chunk_by(|(_, a), (_, b)| a == b).count() as u64;
+        let missing = wanted.into_iter().map(|(chunk, _)| chunk.id).collect();
         let bytes_reused = bytes - bytes_missing;
         Ok(Cost { missing, bytes_missing, bytes_reused, bytes_staged, requests })
     }

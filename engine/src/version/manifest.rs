@@ -149,9 +149,9 @@ impl<'a> Manifest<'a> {
         }
     }
 
-    /// Checks that `bytes`, from `place`, are the root node of version `id`.
-    pub fn check_root(id: VersionId, bytes: &[u8], place: &str) -> Result<()> {
-        open_root(id, bytes, place).map(drop)
+    /// Checks that `bytes`, from `place`, are the root node of version `id`; returns its sums.
+    pub fn check_root(id: VersionId, bytes: &[u8], place: &str) -> Result<Totals> {
+        open_root(id, bytes, place).map(|root| root.totals)
     }
 
     /// Its name.

@@ -5,11 +5,13 @@ mod damage;
 mod foreign;
 mod hostile;
 mod meddle;
+mod mirror;
 mod prune;
 mod repair;
 #[cfg(feature = "rocks")]
 mod salvage;
 mod seen;
+mod stream;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;
