@@ -92,7 +92,7 @@ impl Meter {
                     && state.last.elapsed() >= LINE_EVERY
                 {
                     state.last = Instant::now();
-                    eprintln!("{}", line(&state, done));
+                    say!("{}", line(&state, done));
                 }
             }
         }

@@ -85,20 +85,22 @@ impl<'a> Opener<'a> {
 
     /// Opens a store that is there, to change it.
     pub fn write(&self, place: &Place) -> Result<Opened> {
-        self.here_or_remote(place, false)
+        self.here_or_remote(place, &RocksOptions::default())
+    }
+
+    /// Opens a store that is there, to mend it: also one whose database is damaged.
+    pub fn mend(&self, place: &Place) -> Result<Opened> {
+        self.here_or_remote(place, &RocksOptions { salvage: true, ..RocksOptions::default() })
     }
 
     /// Opens a store, or makes it; behind a URL it must be there.
     pub fn create(&self, place: &Place) -> Result<Opened> {
-        self.here_or_remote(place, true)
+        self.here_or_remote(place, &RocksOptions { create: true, ..RocksOptions::default() })
     }
 
-    fn here_or_remote(&self, place: &Place, create: bool) -> Result<Opened> {
+    fn here_or_remote(&self, place: &Place, options: &RocksOptions) -> Result<Opened> {
         match place {
-            Place::Dir(path) => {
-                let options = RocksOptions { create, ..RocksOptions::default() };
-                Ok(Opened::here(RocksStore::open(path, &options)?))
-            }
+            Place::Dir(path) => Ok(Opened::here(RocksStore::open(path, options)?)),
             Place::Url(url) => self.remote(url, &[]),
         }
     }

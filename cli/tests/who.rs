@@ -90,10 +90,10 @@ fn a_token_comes_from_a_file_the_environment_or_the_credentials() {
         place.ran(&mut command)
     };
     let read = token("read");
-    assert_eq!(log(&|command| drop(command.env("FLOE_TOKEN", read.trim())), &[]).exit, 0);
+    assert_eq!(log(&|command| _ = command.env("FLOE_TOKEN", read.trim()), &[]).exit, 0);
     // The file that was named wins over the environment.
     place.write("bad.token", "floe_no");
-    let both = log(&|command| drop(command.env("FLOE_TOKEN", read.trim())), &["--token-file", "bad.token"]);
+    let both = log(&|command| _ = command.env("FLOE_TOKEN", read.trim()), &["--token-file", "bad.token"]);
     assert_eq!(both.exit, 1, "{both:?}");
 
     let credentials = format!("http://example.org no\n{} {read}", server.url);
@@ -104,7 +104,7 @@ fn a_token_comes_from_a_file_the_environment_or_the_credentials() {
     assert!(open.stderr.contains("0644") && open.stderr.contains("hint: chmod 600 "), "{open:?}");
     place.mode("config/floe/credentials", 0o600);
     assert_eq!(log(&|_| {}, &[]).exit, 0);
-    let shown = log(&|command| drop(command.env("FLOE_TOKEN", "two words")), &[]);
+    let shown = log(&|command| _ = command.env("FLOE_TOKEN", "two words"), &[]);
     assert!(shown.exit == 2 && !shown.stderr.contains("two words"), "{shown:?}");
 }
 

@@ -46,6 +46,13 @@ pub enum Notice {
         /// Why.
         reason: &'static str,
     },
+    /// Something of the directory that the version published does not have.
+    NotKept {
+        /// The path.
+        path: String,
+        /// What, and why.
+        reason: String,
+    },
     /// A file of the replica was not as floe left it.
     LocallyModified {
         /// The path.

@@ -35,8 +35,8 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
         Verb::Prune(args) => prune::run(args, settings, output),
         Verb::Mirror(args) => mirror::run(args, settings, output),
         Verb::Serve(args) => serve::run(args, settings, output),
-        Verb::Completions(args) => pages::completions(args),
-        Verb::Man(args) => pages::man(args),
+        Verb::Completions(args) => pages::completions(args, output),
+        Verb::Man(args) => pages::man(args, output),
     }
 }
 

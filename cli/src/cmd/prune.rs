@@ -37,15 +37,17 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
     let place = Place::parse(&args.store)?;
     let grace = args.grace.unwrap_or(if place.url().is_some() { GRACE_SHARED } else { Duration::ZERO });
     let keep = Keep {
+        none: args.all,
         last: args.keep_last,
         names: args.keep.iter().map(|name| Name::parse(name)).collect::<Result<_>>()?,
         app: args.app.as_deref().map(AppName::parse).transpose()?,
     };
-    if keep.last.is_none() && keep.names.is_empty() {
-        return Err(Error::Usage {
-            what: "prune".to_owned(),
-            reason: "needs --keep-last N or --keep NAME, else it would remove everything".to_owned(),
-        });
+    if keep.last.unwrap_or(0) == 0 && keep.names.is_empty() && !args.all {
+        let reason = match keep.last {
+            None => "needs --keep-last N or --keep NAME, else it would remove everything",
+            Some(_) => "--keep-last 0 would remove everything: say --all if that is meant",
+        };
+        return Err(Error::Usage { what: "prune".to_owned(), reason: reason.to_owned() });
     }
     let opener = Opener::new(&place, &args.reach, settings, output);
     let store = if args.dry_run { opener.read(&place)? } else { opener.write(&place)? };

@@ -5,6 +5,7 @@ use std::path::Path;
 use floe::content::Compression;
 use floe::store::Name;
 use floe::sync::PublishOptions;
+use floe::tree::SourceTree;
 use floe::{Error, Faults, Result, limits};
 use serde::Serialize;
 
@@ -35,6 +36,8 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     let name = Name::parse(&args.name)?;
     let place = Place::parse(&args.store)?;
     let opener = Opener::new(&place, &args.reach, settings, output);
+    // A DIR that cannot be opened leaves no new store behind.
+    drop(SourceTree::open(&args.dir)?);
     let store = opener.create(&place)?;
     if place.dir().is_some_and(|store| super::same_directory(&args.dir, store)) {
         return Err(Error::Conflict {

@@ -26,6 +26,7 @@ struct Report {
     damaged: u64,
     repaired: u64,
     files_foreign: u64,
+    paths_unpublishable: u64,
     files_protected: u64,
 }
 
@@ -76,7 +77,9 @@ fn store(
     let Some(source) = source else {
         return floe::sync::verify_store(&*opener.read(place)?, options, output);
     };
-    floe::sync::repair_store(&*opener.write(place)?, &*opener.read(source)?, options, output)
+    // The source first: nothing is put aside for one that does not open.
+    let source = opener.read(source)?;
+    floe::sync::repair_store(&*opener.mend(place)?, &*source, options, output)
 }
 
 fn replica(
@@ -152,6 +155,7 @@ fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
         damaged,
         repaired: found.repaired,
         files_foreign: found.files_foreign,
+        paths_unpublishable: found.paths_unpublishable,
         files_protected: found.files_protected,
     };
     let checked = match kind {

@@ -153,6 +153,16 @@ impl Chunk {
         Ok(Chunk { id: want.id, plain })
     }
 
+    /// Takes a frame whose id and length were lost for what its content says; `None` if it does not decode to 1 to
+    /// `CHUNK_LEN_MAX` bytes.
+    pub fn of_frame(frame: Frame) -> Option<Chunk> {
+        let plain = match frame.codec() {
+            Codec::Stored => frame.body().to_vec(),
+            Codec::Zstd => decompress(frame.body(), CHUNK_LEN_MAX as usize)?,
+        };
+        (1..=CHUNK_LEN_MAX as usize).contains(&plain.len()).then(|| Chunk::new(plain))
+    }
+
     /// Opens a frame whose chunk has no name yet: bounds, decodes to exactly `len` bytes, and names the chunk by
     /// their hash. What it stands for is the caller's to prove.
     pub fn open_unnamed(frame: Frame, len: u32, place: &str) -> Result<Chunk> {

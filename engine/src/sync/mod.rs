@@ -178,8 +178,11 @@ pub struct Synced {
     pub files_moved: u64,
     /// Files removed.
     pub files_removed: u64,
-    /// Files kept though no version wrote them.
+    /// Files kept though no version wrote them; `delete` removes those that are not protected.
     pub files_foreign: u64,
+    /// What no version can hold (devices, sockets, FIFOs, names that are not UTF-8) and directories that cannot be
+    /// listed: kept, with `delete`, too.
+    pub paths_unpublishable: u64,
     /// Paths of the version not applied because they are protected.
     pub files_protected: u64,
     /// Whether anything was changed.
@@ -304,15 +307,20 @@ pub struct Verified {
     pub damage: Vec<Damage>,
     /// Things mended (repair only).
     pub repaired: u64,
-    /// Paths on disk that no version wrote (replica).
+    /// Files on disk that no version wrote (replica).
     pub files_foreign: u64,
+    /// Paths on disk that no version can hold, and directories that cannot be listed (replica).
+    pub paths_unpublishable: u64,
     /// Files that are protected and not as the version has them; not counted in `files` (replica).
     pub files_protected: u64,
 }
 
-/// What a prune keeps. A name is kept if any rule keeps it; no rule at all is refused.
+/// What a prune keeps. A name is kept if any rule keeps it. Rules that keep none of the names they judge are refused,
+/// unless `none` says that this is meant.
 #[derive(Debug, Clone, Default)]
 pub struct Keep {
+    /// Rules that keep nothing are meant so.
+    pub none: bool,
     /// The newest so many names of every app.
     pub last: Option<u64>,
     /// These names.

@@ -184,7 +184,8 @@ impl Job<'_> {
             files_changed: totals.files_changed,
             files_moved: totals.files_moved,
             files_removed: totals.files_removed,
-            files_foreign: wanted.foreign + survey.unpublishable,
+            files_foreign: wanted.foreign,
+            paths_unpublishable: survey.unpublishable,
             files_protected: wanted.protected,
             unchanged,
         })
@@ -192,6 +193,7 @@ impl Job<'_> {
 }
 
 /// What [`sync`] would do; touches nothing. It reads the nodes that are not here, and of the content the lengths alone.
+/// What an interrupted sync has staged is read and counts as here.
 pub fn plan(
     source: &dyn Source,
     target: &Target,
@@ -230,8 +232,8 @@ pub fn plan(
         bytes_missing: cost.bytes_missing,
         bytes_fetched: counted.bytes() + bytes_frames,
         bytes_reused: cost.bytes_reused,
-        bytes_written: totals.bytes_written,
-        bytes_extra_peak: totals.bytes_extra_peak,
+        bytes_written: totals.bytes_written.saturating_sub(cost.bytes_staged),
+        bytes_extra_peak: totals.bytes_extra_peak.saturating_sub(cost.bytes_staged),
         requests: counted.requests() + cost.requests,
         plan,
     })

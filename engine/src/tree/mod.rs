@@ -38,3 +38,4 @@ pub use scan::{Found, FoundKind, Scan, ScanOptions, SourceTree};
 pub use stage::{Fetch, Stage, StageOptions, Staged};
 pub use stat::{Fingerprint, StatTable};
 pub use survey::{Survey, SurveyOptions};
+pub use target::StagedFile;
