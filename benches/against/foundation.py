@@ -232,7 +232,7 @@ class Bench:
                  f"aim: at most 3 and 10")
         shutil.rmtree(place)
 
-    def write(self):
+    def write(self, script="foundation.py"):
         out = Path(self.args.out)
         out.mkdir(parents=True, exist_ok=True)
         with open(out / "raw.csv", "w", newline="") as file:
@@ -244,7 +244,7 @@ class Bench:
         cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "?")
         commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
         machine = [f"cpu: {cpu}", f"cores: {os.cpu_count()}", f"kernel: {platform.release()}", f"commit: {commit}",
-                   f"runs: {self.args.runs}", "command: foundation.py " + " ".join(self.args.shown)]
+                   f"runs: {self.args.runs}", f"command: {script} " + " ".join(self.args.shown)]
         (out / "machine.txt").write_text("\n".join(machine) + "\n")
 
 

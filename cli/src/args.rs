@@ -41,7 +41,7 @@ pub struct Common {
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// Use N threads, up to 1024 [default: one per processor]
-    #[arg(long, value_name = "N", global = true, value_parser = threads)]
+    #[arg(long, value_name = "N", global = true, value_parser = threads, allow_negative_numbers = true)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -83,7 +83,7 @@ pub struct Publish {
     #[arg(long, value_name = "NAME")]
     pub name: String,
     /// zstd compression, 1 (fast) to 19 (small); 0 or `none` stores chunks as they are
-    #[arg(long, value_name = "N", default_value = "3", value_parser = level)]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = level, allow_negative_numbers = true)]
     pub level: u8,
     /// Leave out paths that match, in the syntax of .gitignore; may be given many times
     #[arg(long, value_name = "GLOB")]
@@ -225,7 +225,7 @@ pub struct Verify {
     #[arg(value_name = "STORE|DIR")]
     pub place: String,
     /// Read only this share of a store's chunks, chosen at random
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_hyphen_values = true)]
     pub subset: Option<String>,
     /// Mend what is damaged, with content from this store
     #[arg(long, value_name = "SOURCE")]
@@ -234,24 +234,28 @@ pub struct Verify {
 
 /// Remove old names from a store, and the chunks that no other version needs
 ///
-/// A name stays if any --keep rule keeps it; at least one rule must be given. Versions in synced directories are not
-/// touched.
+/// A name stays if any --keep rule keeps it; at least one rule must be given. Rules that keep no name at all are refused,
+/// but for --all. Versions in synced directories are not touched.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   floe prune ./store --keep-last 3 --dry-run                 what it would remove
   floe prune ./store --keep-last 3 --keep game@1.0
-  floe prune ./store --keep-last 1 --app game                judges only names that start with game@")]
+  floe prune ./store --keep-last 1 --app game                judges only names that start with game@
+  floe prune ./store --all --app game                        removes all of them")]
 pub struct Prune {
     /// The store
     #[arg(value_name = "STORE")]
     pub store: String,
     /// Keep the newest N names of every app
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub keep_last: Option<u64>,
     /// Keep this name; may be given many times
     #[arg(long, value_name = "NAME")]
     pub keep: Vec<String>,
+    /// Remove every name
+    #[arg(long, conflicts_with_all = ["keep_last", "keep"])]
+    pub all: bool,
     /// Judge only names of this app: the part before the @
     #[arg(long, value_name = "APP")]
     pub app: Option<String>,
@@ -260,7 +264,7 @@ pub struct Prune {
     /// One process at a time changes a store, so 0s is safe: what no name needs is removed at once. Give more where a
     /// publish may be interrupted and run again, which then finds what it stored before: a first prune only marks
     /// chunks, and a later one removes those that were marked so long ago and are still not needed.
-    #[arg(long, value_name = "DURATION", default_value = "0s")]
+    #[arg(long, value_name = "DURATION", default_value = "0s", allow_hyphen_values = true)]
     pub grace: String,
     /// Count what would be removed, and remove nothing
     #[arg(long)]
@@ -276,7 +280,9 @@ pub struct Prune {
 Examples:
   floe completions bash > ~/.local/share/bash-completion/completions/floe
   floe completions zsh > ~/.zfunc/_floe
-  floe completions fish > ~/.config/fish/completions/floe.fish")]
+  floe completions fish > ~/.config/fish/completions/floe.fish
+
+With --json, the report holds the script.")]
 pub struct Completions {
     /// The shell
     #[arg(value_name = "SHELL")]

@@ -1,6 +1,13 @@
 //! The `floe` command: a thin shell over the library. Words in, one verb, a report out.
 #![warn(missing_docs)]
 
+/// Writes a line to stderr. Unlike `eprintln!` it does not end the process where nobody reads any more.
+macro_rules! say {
+    ($($word:tt)*) => {{
+        let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("{}\n", format_args!($($word)*)));
+    }};
+}
+
 mod args;
 mod cmd;
 mod meter;

@@ -92,7 +92,7 @@ impl Meter {
                     && state.last.elapsed() >= LINE_EVERY
                 {
                     state.last = Instant::now();
-                    eprintln!("{}", line(&state, done));
+                    say!("{}", line(&state, done));
                 }
             }
         }
@@ -120,6 +120,8 @@ fn words(phase: Phase) -> (&'static str, Unit) {
         Phase::Scan => ("looking for files", Unit::Things),
         Phase::Publish => ("storing", Unit::Bytes),
         Phase::Plan => ("comparing", Unit::Things),
+        Phase::Fetch => ("receiving", Unit::Bytes),
+        Phase::Mirror => ("copying", Unit::Bytes),
         Phase::Build => ("building", Unit::Bytes),
         Phase::Swap => ("switching", Unit::Things),
         Phase::Verify => ("verifying", Unit::Bytes),

@@ -86,7 +86,7 @@ impl Output {
         }
         let hidden = self.notices.load(Ordering::Relaxed).saturating_sub(NOTICES_SHOWN_MAX);
         if hidden > 0 && !self.json && !self.quiet {
-            eprintln!("note: and {} more; --json lists them all", count(hidden, "notice"));
+            say!("note: and {} more; --json lists them all", count(hidden, "notice"));
         }
         self.flush()
     }
@@ -125,7 +125,7 @@ impl Progress for Output {
         // A verb cannot fail because nobody reads its notices; the report's own write says so if it matters.
         let _ = self.object(&told).and_then(|()| if self.json { self.flush() } else { Ok(()) });
         if !self.json && !self.quiet && self.notices.fetch_add(1, Ordering::Relaxed) < NOTICES_SHOWN_MAX {
-            self.meter.hidden(|| eprintln!("note: {}", safe(&told.message)));
+            self.meter.hidden(|| say!("note: {}", safe(&told.message)));
         }
     }
 
@@ -170,12 +170,18 @@ impl Told<'_> {
                 None,
                 format!("`{path}` does not work everywhere: {reason}"),
             ),
+            Notice::NotKept { path, reason } => {
+                ("not_kept", Some(path.as_str()), None, format!("`{path}`: {reason}"))
+            }
             Notice::LocallyModified { path } => (
                 "locally_modified",
                 Some(path.as_str()),
                 None,
                 format!("`{path}` was changed since the last sync"),
             ),
+            Notice::UpdateIgnored { what } => {
+                ("update_ignored", None, None, format!("fetching piece by piece: {what}"))
+            }
             Notice::StateIgnored { what } => ("state_ignored", None, None, format!("started afresh: {what}")),
             other => ("other", None, None, format!("{other:?}")),
         };

@@ -3,6 +3,7 @@
 
 use std::error::Error as _;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use floe::{Error, ErrorClass, Result};
@@ -31,9 +32,14 @@ pub enum End {
 
 /// What was asked for: the same error has another cure in another verb.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Doing {
+pub enum Doing<'a> {
     /// publish
-    Publish,
+    Publish {
+        /// The directory.
+        dir: &'a Path,
+        /// The store, as typed.
+        store: &'a Path,
+    },
     /// sync
     Sync,
     /// verify
@@ -46,10 +52,10 @@ pub enum Doing {
     Look,
 }
 
-impl From<&Verb> for Doing {
-    fn from(verb: &Verb) -> Doing {
+impl<'a> From<&'a Verb> for Doing<'a> {
+    fn from(verb: &'a Verb) -> Doing<'a> {
         match verb {
-            Verb::Publish(_) => Doing::Publish,
+            Verb::Publish(args) => Doing::Publish { dir: &args.dir, store: Path::new(&args.store) },
             Verb::Sync(_) => Doing::Sync,
             Verb::Verify(args) if args.repair.is_some() => Doing::Repair,
             Verb::Verify(_) => Doing::Verify,
@@ -70,20 +76,20 @@ struct Told<'a> {
 }
 
 /// Tells how it ended; returns the exit code.
-pub fn exit(result: Result<End>, doing: Doing, output: &Output) -> u8 {
+pub fn exit(result: Result<End>, doing: Doing<'_>, output: &Output) -> u8 {
     output.clear();
     match result {
         Ok(End::Done) => 0,
         Ok(End::Unchanged) => 3,
         Ok(End::Damaged { things, place, repairing }) => {
             let what = if things == 1 { "is damaged" } else { "are damaged" };
-            eprintln!("error: {} of {} {what}", count(things, "part"), safe(&place));
+            say!("error: {} of {} {what}", count(things, "part"), safe(&place));
             let cure = if repairing {
                 "the source lacks sound content for these; repair from another store, or publish the tree again"
             } else {
                 "mend it from a store that has the same versions: floe verify PLACE --repair SOURCE"
             };
-            eprintln!("hint: {cure}");
+            say!("hint: {cure}");
             exit_code(ErrorClass::Damaged)
         }
         // Whoever read our output has seen enough.
@@ -110,7 +116,7 @@ pub fn usage(error: &clap::Error, json: bool) -> ExitCode {
     ExitCode::from(code)
 }
 
-fn failed(error: &Error, doing: Doing, output: &Output) -> u8 {
+fn failed(error: &Error, doing: Doing<'_>, output: &Output) -> u8 {
     let mut causes = Vec::new();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -127,14 +133,14 @@ fn failed(error: &Error, doing: Doing, output: &Output) -> u8 {
         exit: exit_code(class),
     };
     if matches!(error, Error::Cancelled) {
-        eprintln!("cancelled; run the same command again to continue");
+        say!("cancelled; run the same command again to continue");
     } else {
-        eprintln!("error: {}", safe(&told.message));
+        say!("error: {}", safe(&told.message));
         for cause in &told.causes {
-            eprintln!("caused by: {}", safe(cause));
+            say!("caused by: {}", safe(cause));
         }
         if let Some(hint) = &told.hint {
-            eprintln!("hint: {}", safe(hint));
+            say!("hint: {}", safe(hint));
         }
     }
     // The error is told on stderr already; stdout may be what failed.
@@ -167,12 +173,12 @@ fn class_name(class: ErrorClass) -> &'static str {
     }
 }
 
-fn cure(error: &Error, doing: Doing) -> Option<String> {
+fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
     if error.class() == ErrorClass::NoSpace {
         return Some(no_space(doing).to_owned());
     }
     let cure = match error {
-        Error::Io { source, .. } => return io_cure(source.kind(), doing).map(str::to_owned),
+        Error::Io { path, source, .. } => return io_cure(path, source.kind(), doing).map(str::to_owned),
         Error::NotFound { what, place } if what.starts_with("name ") => {
             format!("`floe log --store STORE` lists the names in {place}")
         }
@@ -182,7 +188,14 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
         // A directory that does not know any more which version it is.
         Error::NotFound { what, .. } if what == "version" => SYNC_AGAIN.to_owned(),
         Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
+        Error::Malformed { kind: "replica format", .. } => {
+            "if no newer floe wrote this file, remove it and run `floe sync` on this directory".to_owned()
+        }
         Error::Malformed { kind, .. } if kind.starts_with("replica ") => SYNC_AGAIN.to_owned(),
+        Error::Damaged { place, .. } | Error::Malformed { place, .. } if is_of_replica(place) => {
+            SYNC_AGAIN.to_owned()
+        }
+        Error::Limit { what, .. } if is_of_replica(what) => SYNC_AGAIN.to_owned(),
         Error::Malformed { kind: "store format", .. } => {
             "put this file back from a copy of the store; the database beside it was not touched".to_owned()
         }
@@ -192,11 +205,14 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
         Error::UnsafePath { .. } => {
             "no floe publishes such a path: find out who wrote this store before you use it".to_owned()
         }
+        Error::Unpublishable { path, .. } if path.file_name().is_some_and(|name| name == ".floeignore") => {
+            "put a plain UTF-8 file in its place, or remove it; to leave it out does not turn off its rules".to_owned()
+        }
         Error::Unpublishable { .. } => {
             "leave it out with --exclude GLOB or a line in .floeignore, or remove it".to_owned()
         }
         Error::Changed { .. } => match doing {
-            Doing::Publish => "publish again when nothing writes to the directory".to_owned(),
+            Doing::Publish { .. } => "publish again when nothing writes to the directory".to_owned(),
             _ => "run the same command again when nothing else writes to the directory".to_owned(),
         },
         Error::Conflict { what, reason, .. } => conflict(what, reason).to_owned(),
@@ -217,6 +233,9 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
         Error::Usage { what, .. } if what.starts_with("store ") => {
             "give the path of a store; one on another machine must be mounted here".to_owned()
         }
+        Error::Usage { what, .. } if what.contains(" in line ") => {
+            "mend this line; it is in the syntax of .gitignore".to_owned()
+        }
         Error::Usage { .. } => "`floe VERB --help` shows what is expected".to_owned(),
         Error::Cancelled => "run the same command again to continue".to_owned(),
         _ => return None,
@@ -227,9 +246,14 @@ fn cure(error: &Error, doing: Doing) -> Option<String> {
 const SYNC_AGAIN: &str =
     "run `floe sync` on this directory: it reads every file, keeps what is right and records it again";
 
-fn no_space(doing: Doing) -> &'static str {
+// Damage in the state of a directory, which the next sync mends.
+fn is_of_replica(place: &str) -> bool {
+    place.contains("/.floe/")
+}
+
+fn no_space(doing: Doing<'_>) -> &'static str {
     match doing {
-        Doing::Publish => {
+        Doing::Publish { .. } => {
             "free some space and publish again; whole tables of it (64 MiB) that the store has are not stored again"
         }
         Doing::Sync => {
@@ -240,10 +264,23 @@ fn no_space(doing: Doing) -> &'static str {
     }
 }
 
-fn io_cure(kind: io::ErrorKind, doing: Doing) -> Option<&'static str> {
+fn io_cure(path: &Path, kind: io::ErrorKind, doing: Doing<'_>) -> Option<&'static str> {
     match (kind, doing) {
+        (io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists, _)
+            if path.is_symlink() && !path.exists() =>
+        {
+            Some("this is a symlink that leads nowhere: mend it or remove it, or give another path")
+        }
         (io::ErrorKind::NotFound, _) => Some("check the spelling of the path"),
-        (io::ErrorKind::PermissionDenied, Doing::Publish) => {
+        (io::ErrorKind::NotADirectory, Doing::Publish { dir, .. }) if path == dir => {
+            Some("give the directory that holds what is to be published; a single file is not")
+        }
+        (io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists, _) => {
+            Some("a file is where a directory should be: move it away, or give another path")
+        }
+        (io::ErrorKind::PermissionDenied, Doing::Publish { dir, store })
+            if path.starts_with(dir) && !path.starts_with(store) =>
+        {
             Some("run as a user who may do that; --exclude GLOB leaves a path out")
         }
         (io::ErrorKind::PermissionDenied, _) => {
@@ -256,13 +293,16 @@ fn io_cure(kind: io::ErrorKind, doing: Doing) -> Option<&'static str> {
     }
 }
 
-fn damaged(what: &str, doing: Doing) -> &'static str {
+fn damaged(what: &str, doing: Doing<'_>) -> &'static str {
     match (what, doing) {
+        ("database" | "store" | "list of names", Doing::Repair) => {
+            "if this is SOURCE, mend it first or name another; else publish the trees into a new store, or put back a copy"
+        }
         ("list of names", _) => {
-            "versions can still be synced by their id; names come back only with a copy of the store's `db` directory"
+            "`floe verify STORE --repair SOURCE` keeps the names that can be read and takes others from SOURCE; until then sync by id"
         }
         ("database" | "store", _) => {
-            "put the store's `db` directory back from a copy, or publish the trees into a new store"
+            "`floe verify STORE --repair SOURCE` makes the store anew from what is readable, and takes the rest from SOURCE"
         }
         (_, Doing::Verify | Doing::Repair) => {
             "this stopped the check, so nothing can mend it in place: publish the trees again into a new store"
@@ -297,6 +337,10 @@ fn conflict(what: &str, reason: &str) -> &'static str {
 mod tests {
     use super::*;
 
+    fn publish() -> Doing<'static> {
+        Doing::Publish { dir: Path::new("tree"), store: Path::new("tree/store") }
+    }
+
     fn io_error(kind: io::ErrorKind) -> Error {
         Error::Io { action: "open", path: "x".into(), source: kind.into() }
     }
@@ -328,9 +372,7 @@ mod tests {
         ];
         for (error, want) in rows {
             assert_eq!(exit_code(error.class()), want, "{error:?}");
-            for doing in
-                [Doing::Publish, Doing::Sync, Doing::Verify, Doing::Repair, Doing::Prune, Doing::Look]
-            {
+            for doing in [publish(), Doing::Sync, Doing::Verify, Doing::Repair, Doing::Prune, Doing::Look] {
                 assert!(cure(&error, doing).is_some(), "{error:?}");
             }
         }
@@ -338,9 +380,16 @@ mod tests {
 
     #[test]
     fn cures_fit_the_verb() {
-        let denied = || io_error(io::ErrorKind::PermissionDenied);
+        let at = |path: &str, kind: io::ErrorKind| Error::Io {
+            action: "open",
+            path: path.into(),
+            source: kind.into(),
+        };
+        let denied = || at("tree/x", io::ErrorKind::PermissionDenied);
         let damaged =
             || Error::Damaged { what: "node".into(), place: "store `x`".into(), reason: "bad".into() };
+        let database =
+            || Error::Damaged { what: "database".into(), place: "store `x`".into(), reason: "bad".into() };
         let changed = || Error::Changed { path: "x".into() };
         let conflict = |what: &str, reason: &str| Error::Conflict {
             what: what.into(),
@@ -349,15 +398,22 @@ mod tests {
         };
         // What the cure says, and what it must not say.
         let rows = [
-            (denied(), Doing::Publish, "--exclude", "--protect"),
+            (denied(), publish(), "--exclude", "--protect"),
             (denied(), Doing::Sync, "permissions", "--exclude"),
-            (changed(), Doing::Publish, "publish again", "same command"),
+            (at("tree/store/db", io::ErrorKind::PermissionDenied), publish(), "permissions", "--exclude"),
+            (at("other/store", io::ErrorKind::PermissionDenied), publish(), "permissions", "--exclude"),
+            (at("tree", io::ErrorKind::NotADirectory), publish(), "single file", "move it away"),
+            (at("tree/store", io::ErrorKind::NotADirectory), publish(), "move it away", "single file"),
+            (at("x", io::ErrorKind::AlreadyExists), Doing::Sync, "move it away", "single file"),
+            (changed(), publish(), "publish again", "same command"),
             (changed(), Doing::Sync, "same command", "publish"),
             (damaged(), Doing::Look, "floe verify STORE", "DIR"),
             (damaged(), Doing::Sync, "DIR is as it was", "lists"),
             (damaged(), Doing::Verify, "publish", "floe verify"),
             (damaged(), Doing::Repair, "publish", "floe verify"),
-            (io_error(io::ErrorKind::StorageFull), Doing::Publish, "publish again", "sync"),
+            (io_error(io::ErrorKind::StorageFull), publish(), "publish again", "sync"),
+            (database(), publish(), "--repair SOURCE", "new store"),
+            (database(), Doing::Repair, "new store", "floe verify"),
             (io_error(io::ErrorKind::StorageFull), Doing::Sync, "sync again", "publish"),
             (conflict("the replica", "a switch was interrupted; x"), Doing::Verify, "floe sync", "verify"),
             (conflict("the directory", "this directory is a floe store"), Doing::Sync, "SOURCE", "move"),
@@ -370,5 +426,25 @@ mod tests {
         }
         let state = Error::Malformed { kind: "replica state", place: "x".into(), reason: "bad".into() };
         assert!(cure(&state, Doing::Verify).is_some_and(|cure| cure.contains("floe sync")));
+        let place = || "`dir/.floe/nodes`".to_owned();
+        let lost = || Error::Damaged { what: "node".into(), place: place(), reason: "missing".into() };
+        let long = || Error::Limit { what: "length of `dir/.floe/state`".into(), actual: 2, max: 1 };
+        let format = || Error::Malformed { kind: "replica format", place: place(), reason: "bad".into() };
+        let rules = |path: &str| Error::Unpublishable { path: path.into(), reason: "bad" };
+        let line =
+            || Error::Usage { what: "glob `[` in line 2 of `.floeignore`".into(), reason: "bad".into() };
+        for (error, says, not) in [
+            (lost(), "floe sync", "publish"),
+            (long(), "floe sync", "publish"),
+            (format(), "remove it", "publish"),
+            (rules("d/.floeignore"), "UTF-8", "--exclude"),
+            (rules("d/x"), "--exclude", "UTF-8"),
+            (line(), "this line", "--help"),
+        ] {
+            for doing in [Doing::Verify, Doing::Repair, Doing::Look] {
+                let cure = cure(&error, doing).unwrap_or_default();
+                assert!(cure.contains(says) && !cure.contains(not), "{doing:?} {error:?}: {cure}");
+            }
+        }
     }
 }

@@ -134,6 +134,12 @@ pub fn open(path: &Path) -> Result<Box<dyn Store>> {
     store(path, false)
 }
 
+/// Opens a store that is there, to mend it: also one whose database is damaged.
+pub fn open_to_mend(path: &Path) -> Result<Box<dyn Store>> {
+    let options = RocksOptions { salvage: true, ..RocksOptions::default() };
+    Ok(Box::new(RocksStore::open(path, &options)?))
+}
+
 /// Opens a store, or makes it.
 pub fn open_or_create(path: &Path) -> Result<Box<dyn Store>> {
     store(path, true)

@@ -63,7 +63,8 @@ fn ends(mut child: Child) -> i32 {
 
 #[test]
 fn a_pipe_in_the_place_of_a_state_file_is_not_waited_for() {
-    for (name, exit) in [("stats", 0), ("state", 1), ("nodes", 1), ("journal", 1)] {
+    for (name, exit) in [("stats", 0), ("state", 6), ("nodes", 6), ("journal", 6), ("FORMAT", 6), ("lock", 6)]
+    {
         let place = nested();
         let path = place.path("dir/.floe").join(name);
         let _ = fs::remove_file(&path);

@@ -10,17 +10,17 @@ use expect_test::{Expect, expect};
 use crate::support::{Place, Ran, first};
 
 /// One wrong request: what is there before, what is asked, and the answer.
-struct Row {
-    before: fn(&Place),
-    args: &'static [&'static str],
-    exit: i32,
-    stderr: Expect,
+pub struct Row {
+    pub before: fn(&Place),
+    pub args: &'static [&'static str],
+    pub exit: i32,
+    pub stderr: Expect,
 }
 
-fn nothing(_: &Place) {}
+pub fn nothing(_: &Place) {}
 
 /// A tree `v1`, published as app@1 in `store` and synced to `dir`.
-fn synced(place: &Place) {
+pub fn synced(place: &Place) {
     first(place, "v1");
     place.report(&["publish", "v1", "--store", "store", "--name", "app@1"]);
     place.report(&["sync", "store", "app@1", "dir"]);
@@ -32,7 +32,7 @@ fn fifo(place: &Place) {
     assert!(made.success());
 }
 
-fn refused(rows: Vec<Row>) {
+pub fn refused(rows: Vec<Row>) {
     for row in rows {
         let place = Place::new();
         (row.before)(&place);
@@ -52,7 +52,9 @@ fn told_in_json(place: &Place, ran: &Ran, args: &[&str]) {
         (ran.exit, &"error".into(), &ran.exit.into()),
         "{args:?}"
     );
-    assert_eq!(json.stderr.lines().next(), ran.stderr.lines().next(), "{args:?}");
+    // Notices are objects there.
+    let error = |ran: &Ran| ran.stderr.lines().find(|line| line.starts_with("error: ")).map(str::to_owned);
+    assert_eq!(error(&json), error(ran), "{args:?}");
 }
 
 #[test]
@@ -442,6 +444,48 @@ fn a_damaged_store_is_named_and_mended_from_another() {
     assert!(sync.stderr.contains("`floe verify STORE --repair SOURCE`"), "{sync:?}");
     let mended = place.report(&["verify", "store", "--repair", "other"]);
     assert_eq!(mended["sound"], true);
+    assert_eq!(place.report(&["verify", "store"])["sound"], true);
+    place.report(&["sync", "store", "app@1", "fresh"]);
+    place.assert_equal("v1", "fresh");
+}
+
+#[test]
+fn a_store_that_does_not_open_is_named_and_mended() {
+    let place = Place::new();
+    synced(&place);
+    place.report(&["publish", "v1", "--store", "other", "--name", "app@1"]);
+    let manifest = |store: &str| {
+        let files = fs::read_dir(place.path(store).join("db")).expect("the database");
+        let mut files = files.map(|file| file.expect("an entry").path());
+        files.find(|path| path.to_string_lossy().contains("MANIFEST-")).expect("one")
+    };
+    let damage = |store: &str| {
+        let path = manifest(store);
+        let mut bytes = fs::read(&path).expect("it is there");
+        bytes[20] ^= 1;
+        fs::write(&path, bytes).expect("it is writable");
+    };
+    damage("store");
+    let told = |args: &[&str], hint: &str| {
+        let ran = place.floe(args);
+        assert_eq!(ran.exit, 4, "{ran:?}");
+        assert!(ran.stderr.starts_with("error: database in store `"), "{ran:?}");
+        assert!(ran.stderr.contains("MANIFEST-") && ran.stderr.contains(hint), "{ran:?}");
+    };
+    for args in [
+        &["log", "--store", "store"][..],
+        &["verify", "store"],
+        &["sync", "store", "app@1", "fresh"],
+        &["publish", "v1", "--store", "store", "--name", "app@9"],
+        &["prune", "store", "--keep", "app@1"],
+    ] {
+        told(args, "hint: `floe verify STORE --repair SOURCE`");
+    }
+    damage("other");
+    told(&["verify", "store", "--repair", "other"], "hint: if this is SOURCE, mend it first");
+    fs::remove_dir_all(place.path("other")).expect("a removal");
+    place.report(&["publish", "v1", "--store", "other", "--name", "app@1"]);
+    assert_eq!(place.report(&["verify", "store", "--repair", "other"])["sound"], true);
     assert_eq!(place.report(&["verify", "store"])["sound"], true);
     place.report(&["sync", "store", "app@1", "fresh"]);
     place.assert_equal("v1", "fresh");

@@ -1,5 +1,6 @@
 //! The command from outside: the real binary on small trees.
 
+mod advice;
 mod apart;
 mod bad_input;
 mod full_disk;

@@ -101,6 +101,42 @@ pub(crate) fn decode_filed<T: Encode + Decode<()>>(
     decode_body(kind, body, place)
 }
 
+/// Takes one headless record off the front of `bytes`: an item of a list that is too long to be decoded at once. A
+/// count in it may claim 128 KiB at most.
+pub(crate) fn take<T: Encode + Decode<()>>(kind: &'static str, bytes: &mut &[u8], place: &str) -> Result<T> {
+    let malformed = |reason: String| Error::Malformed { kind, place: place.to_owned(), reason };
+    let (record, used) = limited::<T, 0x2_0000>(bytes).map_err(|error| malformed(error.to_string()))?;
+    let (body, rest) = bytes.split_at_checked(used).ok_or_else(|| malformed("cut short".to_owned()))?;
+    let mut again = Vec::with_capacity(used);
+    append(&mut again, &record);
+    if again != body {
+        return Err(malformed("not in canonical form".to_owned()));
+    }
+    *bytes = rest;
+    Ok(record)
+}
+
+/// The header of a filed record that is read piece by piece: the length of the body behind it, at most `max`.
+pub(crate) fn body_len(
+    kind: Kind,
+    header: &[u8; FILED_HEADER_LEN],
+    max: usize,
+    place: &str,
+) -> Result<usize> {
+    if header[..4] != MAGIC {
+        return Err(malformed(kind, place, "does not begin with `FLOE`"));
+    }
+    known(kind, header[4], header[5], place)?;
+    let len = header[8..16].iter().rev().fold(0u64, |len, byte| len << 8 | u64::from(*byte));
+    match usize::try_from(len) {
+        Ok(len) if len <= max => Ok(len),
+        _ => {
+            let what = format!("length of {} in {place}", kind.name);
+            Err(Error::Limit { what, actual: len, max: max as u64 })
+        }
+    }
+}
+
 /// Appends the body of a record, without a header: an item of a page that is put together from its items' bytes.
 pub(crate) fn append<T: Encode>(bytes: &mut Vec<u8>, record: &T) {
     bincode::encode_into_std_write(record, bytes, standard())

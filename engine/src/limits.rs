@@ -26,6 +26,17 @@ pub const NAME_LABEL_LEN_MAX: usize = 128;
 pub const THREADS_MAX: usize = 1024;
 /// Default bound on the plain bytes of chunks in flight inside one verb.
 pub const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
+/// Longest edits of an update stream, in bytes before they are compressed.
+pub const EDITS_LEN_MAX: usize = 64 << 20;
+/// Most edits of an update stream, and runs in them, together.
+pub const EDITS_COUNT_MAX: u64 = 1 << 20;
+/// Most chunks that an update stream brings. A larger update is asked for node by node.
+pub const UPDATE_CHUNKS_MAX: u64 = 1 << 20;
+/// Most chunks of one unit of an update stream.
+pub const UNIT_CHUNKS_MAX: usize = 1024;
+/// Most bytes of plain content of one unit.
+pub const UNIT_BYTES_MAX: u64 = 2 << 20;
 
+const _: () = assert!(UNIT_BYTES_MAX >= CHUNK_LEN_MAX as u64);
 const _: () = assert!(SINGLE_CHUNK_LEN_MAX < CHUNK_LEN_MAX as u64);
 const _: () = assert!(NODE_LEN_MAX > (16 << 10) + PATH_LEN_MAX + SYMLINK_LEN_MAX + 1024);

@@ -12,10 +12,14 @@ pub enum Phase {
     Publish,
     /// Comparing versions; counts nothing.
     Plan,
+    /// Receiving an update; counts bytes as received.
+    Fetch,
     /// Building new files in the stage; counts bytes of content.
     Build,
     /// Making the stage current; counts entries.
     Swap,
+    /// Copying from store to store; counts bytes of content.
+    Mirror,
     /// Re-reading content against its hashes; counts bytes.
     Verify,
     /// Finding what is still needed; counts entries.
@@ -42,10 +46,22 @@ pub enum Notice {
         /// Why.
         reason: &'static str,
     },
+    /// Something of the directory that the version published does not have.
+    NotKept {
+        /// The path.
+        path: String,
+        /// What, and why.
+        reason: String,
+    },
     /// A file of the replica was not as floe left it.
     LocallyModified {
         /// The path.
         path: String,
+    },
+    /// An update could not be used; nodes and chunks are asked for one by one instead.
+    UpdateIgnored {
+        /// Why.
+        what: String,
     },
     /// A saved state could not be used and was made anew.
     StateIgnored {

@@ -29,6 +29,9 @@ const RECORDS: &[(&str, &[&str])] = &[
     ("nodelog", &["node-log"]),
     ("frame", &["frame-stored", "frame-zstd"]),
     ("location", &["location"]),
+    ("edits", &["edits"]),
+    ("unit", &["update-unit"]),
+    ("update", &["update"]),
 ];
 
 // What is allocated is counted for the whole process: one test at a time.
@@ -86,7 +89,7 @@ fn any_damage_gets_an_answer() {
     for (door, name, good) in records() {
         assert!(bounded(name, &good, door.open), "{name} is not damaged");
         // Where a hash lies over the whole, nothing passes; a node's is made anew, and may name another good node.
-        let hashed = ["state", "journal", "stats", "bound"].contains(&door.name);
+        let hashed = ["state", "journal", "stats", "bound", "unit"].contains(&door.name);
         for (how, bytes) in cuts(&good).chain(flips(&good)) {
             let taken = bounded(&format!("{name}, {how}"), &bytes, door.open);
             assert!(!taken || !hashed, "{name}, {how}: taken");
@@ -152,7 +155,7 @@ fn claims_do_not_allocate() {
     for (door, name, good) in records() {
         let start = match door.name {
             "node" => NAMED_HEADER_LEN,
-            "state" | "journal" | "stats" | "bound" => FILED_HEADER_LEN,
+            "state" | "journal" | "stats" | "bound" | "unit" => FILED_HEADER_LEN,
             _ => 0,
         };
         let (header, body) = good.split_at(if start == NAMED_HEADER_LEN { start } else { 0 });

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use floe::content::Chunker;
 use floe::tree::{Replica, ReplicaOptions};
-use floe::{Error, Faults, Silent};
+use floe::{ChunkId, Error, Faults, Silent};
 use proptest::prelude::*;
 use world::{Item, Notices, Tree, World, on_disk, random_tree, survey};
 
@@ -126,6 +127,7 @@ fn what_was_staged_is_not_fetched_again() {
     let (probe, count) = failing_at(u64::MAX);
     world.faults = probe;
     world.sync(tempdir().path(), version).expect("syncs");
+    let mut seen = 0;
     for at in (10..count.load(Ordering::SeqCst)).step_by(7) {
         let dir = tempdir();
         world.faults = failing_at(at).0;
@@ -133,12 +135,34 @@ fn what_was_staged_is_not_fetched_again() {
         // But for the fingerprints, which come last and may be lost.
         assert!(first.result.is_err() || open(dir.path()).expect("opens").version() == Some(version));
         world.faults = Faults::default();
+        let staged = staged_chunks(dir.path(), &tree);
+        seen += staged.len();
         let second = world.sync_counting(dir.path(), version);
         second.result.expect("completes");
         assert_eq!(on_disk(dir.path()), tree);
-        let again: BTreeSet<_> = first.taken.intersection(&second.taken).collect();
+        let again: BTreeSet<_> = staged.intersection(&second.taken).collect();
         assert!(again.is_empty(), "stopped at {at}: {} fetched twice", again.len());
     }
+    assert!(seen > 100, "{seen}");
+}
+
+// The chunks of `tree` that lie where they belong in some file of the stage.
+fn staged_chunks(dir: &Path, tree: &Tree) -> BTreeSet<ChunkId> {
+    let stage = fs::read_dir(dir.join(".floe/stage")).into_iter().flatten();
+    let files: Vec<Vec<u8>> =
+        stage.map(|file| fs::read(file.expect("listed").path()).expect("read")).collect();
+    let mut found = BTreeSet::new();
+    for (_, item) in tree.items() {
+        let Item::File(_, data) = item else { continue };
+        let (mut chunker, mut at) = (Chunker::new(&data[..]), 0);
+        while let Some(bytes) = chunker.next_chunk().expect("memory can be read") {
+            if files.iter().any(|file| file.get(at..at + bytes.len()) == Some(bytes)) {
+                found.insert(ChunkId::of(bytes));
+            }
+            at += bytes.len();
+        }
+    }
+    found
 }
 
 #[test]

@@ -218,7 +218,7 @@ fn script(path: &Path, faults: Faults, versions: &[Version; 3]) -> (BTreeMap<Nam
     let [small, large, shared] = versions;
     let mut bound = BTreeMap::new();
     let run = || -> Result<()> {
-        let store = RocksStore::open(path, &RocksOptions { create: true, faults })?;
+        let store = RocksStore::open(path, &RocksOptions { create: true, faults, ..Default::default() })?;
         for version in [small, large, shared] {
             version.publish(&store)?;
             bound.insert(version.name.clone(), version.seed);
@@ -300,7 +300,8 @@ fn after_a_failed_write_nothing_more_is_written() {
         0 => Ok(()),
         _ => Err(io::Error::from(io::ErrorKind::StorageFull)),
     });
-    let store = RocksStore::open(dir.path(), &RocksOptions { create: true, faults }).expect("made");
+    let store = RocksStore::open(dir.path(), &RocksOptions { create: true, faults, ..Default::default() })
+        .expect("made");
     let version = Version::new("a@1", 1, 3, 100);
     store.put_chunks(&version.chunks).expect("put");
     armed.store(1, Ordering::Relaxed);
@@ -324,7 +325,7 @@ fn every_directory_made_is_synced_into_its_parent() {
         Ok(())
     });
     let path = dir.path().join("a/b/c");
-    RocksStore::open(&path, &RocksOptions { create: true, faults }).expect("made");
+    RocksStore::open(&path, &RocksOptions { create: true, faults, ..Default::default() }).expect("made");
     let seen = seen.lock().expect("whole");
     for parent in [dir.path(), &dir.path().join("a"), &dir.path().join("a/b")] {
         assert!(seen.contains(&("sync".to_owned(), parent.to_owned())), "{} of {seen:?}", parent.display());
@@ -567,6 +568,8 @@ fn what_a_stopped_writer_left_is_gone_with_the_next_write() {
     fs::write(&left, vec![1; 5000]).expect("written");
     let store = RocksStore::open(dir.path(), &RocksOptions::default()).expect("opened");
     assert!(left.exists());
+    // As long as it lies there it takes space.
+    assert!((5000..50_000).contains(&store.stored_bytes().expect("measured")));
     version.publish(&store).expect("published");
     assert!(!left.exists() && store.damaged_records().expect("looked").is_none());
 }

@@ -47,13 +47,16 @@ impl Source {
         self.path.strip_prefix("engine/src/")
     }
 
-    /// Lines of code with their numbers: no comments, and nothing from the test module on.
+    /// Lines of code with their numbers: no comments, and nothing from the test module on, nor of test modules in files
+    /// of their own.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        let all_tests = self.in_engine().is_some_and(|path| path.contains("/tests/"));
         let lines: Vec<_> = self.text.lines().collect();
         let test_only = |line: &str| line.starts_with("#[cfg(test)]") || line.starts_with("#[cfg(all(test");
         let opens =
             |pair: &[&str]| matches!(pair, [cfg, module] if test_only(cfg) && module.starts_with("mod "));
         let end = lines.windows(2).position(opens).unwrap_or(lines.len());
+        let end = if all_tests { 0 } else { end };
         let numbered = lines.into_iter().take(end).enumerate();
         numbered.map(|(n, line)| (n + 1, line.split("//").next().unwrap_or_default()))
     }

@@ -28,8 +28,8 @@ pub fn run(verb: &Verb, settings: &Settings, output: &Output) -> Result<End> {
         Verb::Log(args) => log::run(args, output),
         Verb::Verify(args) => verify::run(args, settings, output),
         Verb::Prune(args) => prune::run(args, settings, output),
-        Verb::Completions(args) => pages::completions(args),
-        Verb::Man(args) => pages::man(args),
+        Verb::Completions(args) => pages::completions(args, output),
+        Verb::Man(args) => pages::man(args, output),
     }
 }
 

@@ -33,15 +33,17 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
         reason: error.to_string(),
     })?;
     let keep = Keep {
+        none: args.all,
         last: args.keep_last,
         names: args.keep.iter().map(|name| Name::parse(name)).collect::<Result<_>>()?,
         app: args.app.as_deref().map(AppName::parse).transpose()?,
     };
-    if keep.last.is_none() && keep.names.is_empty() {
-        return Err(Error::Usage {
-            what: "prune".to_owned(),
-            reason: "needs --keep-last N or --keep NAME, else it would remove everything".to_owned(),
-        });
+    if keep.last.unwrap_or(0) == 0 && keep.names.is_empty() && !args.all {
+        let reason = match keep.last {
+            None => "needs --keep-last N or --keep NAME, else it would remove everything",
+            Some(_) => "--keep-last 0 would remove everything: say --all if that is meant",
+        };
+        return Err(Error::Usage { what: "prune".to_owned(), reason: reason.to_owned() });
     }
     let path = settings::place(&args.store)?;
     let store = if args.dry_run { settings::open_to_read(path)? } else { settings::open(path)? };

@@ -5,6 +5,7 @@ use std::path::Path;
 use floe::content::Compression;
 use floe::store::Name;
 use floe::sync::PublishOptions;
+use floe::tree::SourceTree;
 use floe::{Error, Faults, Result, limits};
 use serde::Serialize;
 
@@ -33,6 +34,8 @@ struct Report {
 pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> {
     let name = Name::parse(&args.name)?;
     let path = settings::place(&args.store)?;
+    // A DIR that cannot be opened leaves no new store behind.
+    drop(SourceTree::open(&args.dir)?);
     let store = settings::open_or_create(path)?;
     if same_directory(&args.dir, path) {
         return Err(Error::Conflict {

@@ -3,7 +3,7 @@
 use floe::Result;
 use serde::Serialize;
 
-use crate::args::Sync;
+use crate::args::{Sync, SyncWhat};
 use crate::output::Output;
 use crate::report::End;
 use crate::settings::{self, Settings};
@@ -23,6 +23,7 @@ struct Report {
     files_moved: u64,
     files_removed: u64,
     files_foreign: u64,
+    paths_unpublishable: u64,
     files_protected: u64,
 }
 
@@ -44,16 +45,17 @@ pub fn run(args: &Sync, settings: &Settings, output: &Output) -> Result<End> {
         files_moved: done.files_moved,
         files_removed: done.files_removed,
         files_foreign: done.files_foreign,
+        paths_unpublishable: done.paths_unpublishable,
         files_protected: done.files_protected,
     };
-    output.report("sync", &report, &table(&report, &what.name, elapsed(output.elapsed())))?;
+    output.report("sync", &report, &table(&report, what, elapsed(output.elapsed())))?;
     Ok(super::end(done.unchanged, args.exit_unchanged))
 }
 
-fn table(report: &Report, name: &str, time: String) -> Vec<(&'static str, String)> {
+fn table(report: &Report, what: &SyncWhat, time: String) -> Vec<(&'static str, String)> {
     let Report { files_changed, files_moved, files_removed, .. } = report;
     let mut table = vec![
-        (if report.unchanged { "unchanged" } else { "synced" }, name.to_owned()),
+        (if report.unchanged { "unchanged" } else { "synced" }, what.name.clone()),
         ("version", report.version.clone()),
         ("files", format!("{files_changed} changed, {files_moved} moved, {files_removed} removed")),
         ("fetched", format!("{} in {}", bytes(report.bytes_fetched), count(report.requests, "request"))),
@@ -61,10 +63,13 @@ fn table(report: &Report, name: &str, time: String) -> Vec<(&'static str, String
         ("written", bytes(report.bytes_written)),
     ];
     if report.files_foreign > 0 {
-        table.push((
-            "kept",
-            format!("{} that no version wrote (--delete removes)", count(report.files_foreign, "file")),
-        ));
+        let why = if what.delete { "protected" } else { "--delete removes" };
+        let files = count(report.files_foreign, "file");
+        table.push(("kept", format!("{files} that no version wrote ({why})")));
+    }
+    if report.paths_unpublishable > 0 {
+        let paths = count(report.paths_unpublishable, "path");
+        table.push(("left", format!("{paths} that no version can hold, or that may not be looked into")));
     }
     if report.files_protected > 0 {
         table.push(("protected", format!("{} left as they are", count(report.files_protected, "path"))));

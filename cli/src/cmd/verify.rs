@@ -25,6 +25,7 @@ struct Report {
     damaged: u64,
     repaired: u64,
     files_foreign: u64,
+    paths_unpublishable: u64,
     files_protected: u64,
 }
 
@@ -67,7 +68,9 @@ fn store(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &O
     let Some(source) = repair else {
         return floe::sync::verify_store(&*settings::open_to_read(path)?, options, output);
     };
-    floe::sync::repair_store(&*settings::open(path)?, &*settings::open_to_read(source)?, options, output)
+    // The source first: nothing is put aside for one that does not open.
+    let source = settings::open_to_read(source)?;
+    floe::sync::repair_store(&*settings::open_to_mend(path)?, &*source, options, output)
 }
 
 fn replica(path: &Path, repair: Option<&Path>, options: &VerifyOptions, output: &Output) -> Result<Verified> {
@@ -137,6 +140,7 @@ fn tell(found: &Verified, place: Place, output: &Output) -> Result<()> {
         damaged,
         repaired: found.repaired,
         files_foreign: found.files_foreign,
+        paths_unpublishable: found.paths_unpublishable,
         files_protected: found.files_protected,
     };
     let checked = match place {

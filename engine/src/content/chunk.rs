@@ -96,6 +96,22 @@ impl Frame {
     fn body(&self) -> &[u8] {
         self.0.get(1..).unwrap_or_default()
     }
+
+    // Its `len` plain bytes, or why it has not.
+    fn plain(self, len: usize) -> std::result::Result<Vec<u8>, String> {
+        let plain = match self.codec() {
+            Codec::Stored => {
+                let mut bytes = self.into_bytes();
+                bytes.remove(0);
+                bytes
+            }
+            Codec::Zstd => decompress(self.body(), len).ok_or("its frame does not decode")?,
+        };
+        match plain.len() == len {
+            true => Ok(plain),
+            false => Err(format!("{} bytes where {len} belong", plain.len())),
+        }
+    }
 }
 
 impl fmt::Debug for Frame {
@@ -130,23 +146,36 @@ impl Chunk {
             place: place.to_owned(),
             reason: reason.to_owned(),
         };
-        let plain = match frame.codec() {
-            Codec::Stored => {
-                let mut bytes = frame.into_bytes();
-                bytes.remove(0);
-                bytes
-            }
-            Codec::Zstd => {
-                decompress(frame.body(), len).ok_or_else(|| damaged("its frame does not decode"))?
-            }
-        };
-        if plain.len() != len {
-            return Err(damaged(&format!("{} bytes where {len} belong", plain.len())));
-        }
+        let plain = frame.plain(len).map_err(|reason| damaged(&reason))?;
         if ChunkId::of(&plain) != want.id {
             return Err(damaged("its content does not match its hash"));
         }
         Ok(Chunk { id: want.id, plain })
+    }
+
+    /// Takes a frame whose id and length were lost for what its content says; `None` if it does not decode to 1 to
+    /// `CHUNK_LEN_MAX` bytes.
+    pub fn of_frame(frame: Frame) -> Option<Chunk> {
+        let plain = match frame.codec() {
+            Codec::Stored => frame.body().to_vec(),
+            Codec::Zstd => decompress(frame.body(), CHUNK_LEN_MAX as usize)?,
+        };
+        (1..=CHUNK_LEN_MAX as usize).contains(&plain.len()).then(|| Chunk::new(plain))
+    }
+
+    /// Opens a frame whose chunk has no name yet: bounds, decodes to exactly `len` bytes, and names the chunk by
+    /// their hash. What it stands for is the caller's to prove.
+    pub fn open_unnamed(frame: Frame, len: u32, place: &str) -> Result<Chunk> {
+        if !(1..=CHUNK_LEN_MAX).contains(&len) {
+            let what = format!("length of a chunk in {place}");
+            return Err(Error::Limit { what, actual: u64::from(len), max: u64::from(CHUNK_LEN_MAX) });
+        }
+        let plain = frame.plain(len as usize).map_err(|reason| Error::Damaged {
+            what: "a chunk".to_owned(),
+            place: place.to_owned(),
+            reason,
+        })?;
+        Ok(Chunk::new(plain))
     }
 
     /// Its name.

@@ -41,8 +41,15 @@ const MASK_LARGE: u64 = MASKS[15];
 const WINDOW: usize = 47;
 const _: () = assert!(MASK_SMALL >> (WINDOW + 1) == 0 && MASK_LARGE >> (WINDOW + 1) == 0);
 
-// Bytes of each of the stretches searched at once. Half of three of them is searched in vain for each chunk.
+// Stretches searched at once, and bytes of each. Together they divide what lies between MIN, AVG and MAX; half of them is
+// searched in vain for each chunk.
+const STRIPS: usize = 3;
 const STRIP: usize = 2 << 10;
+const _: () =
+    assert!((AVG - MIN).is_multiple_of(STRIPS * STRIP) && (MAX - AVG).is_multiple_of(STRIPS * STRIP));
+
+// Bytes in pairs, because a step takes two. Of fixed length, so that no bound is checked in the loop.
+type Strip = [[u8; 2]; STRIP / 2];
 
 type Gear = [u64; 256];
 
@@ -74,24 +81,23 @@ pub fn cut(data: &[u8]) -> usize {
     let center = AVG.min(end);
     let gears = *GEARS;
 
-    // The hash starts at MIN, so the first candidates are tested with less than a full window.
-    let full = (MIN + WINDOW).min(center);
-    let hit = search(gears.one, &data[MIN..full], 0, MASK_SMALL).map(|at| MIN + at);
-    let hit = hit.or_else(|| first_hit(gears, data, full, center, MASK_SMALL));
+    let hit = first_hit(gears, data, MIN, center, MASK_SMALL);
     let hit = hit.or_else(|| first_hit(gears, data, center, end, MASK_LARGE));
     hit.unwrap_or(data.len())
 }
 
 // The first position in `from..to` whose hash, over the bytes from MIN on, passes the mask.
 fn first_hit(gears: Gears, data: &[u8], from: usize, to: usize, mask: u64) -> Option<usize> {
-    let mut from = from;
-    while to.saturating_sub(from) >= 3 * STRIP {
-        if let Some(hit) = search_three(gears, data, from, mask) {
-            return Some(from + hit);
+    let (mut from, mut rest) = (from, data.get(from..to)?);
+    while let Some((block, tail)) = rest.split_at_checked(STRIPS * STRIP) {
+        let strips = block.as_chunks::<2>().0.as_chunks().0.first_chunk()?;
+        let hashes = std::array::from_fn(|index| warm_up(gears.one, data, from + index * STRIP));
+        if let Some(at) = search_strips(gears, strips, hashes, mask) {
+            return earliest(gears.one, data, from, at, mask);
         }
-        from += 3 * STRIP;
+        (from, rest) = (from + block.len(), tail);
     }
-    search(gears.one, data.get(from..to)?, warm_up(gears.one, data, from), mask).map(|hit| from + hit)
+    search(gears.one, rest, warm_up(gears.one, data, from), mask).map(|hit| from + hit)
 }
 
 // The hash just before position `at`, as far as tests from there on can see it.
@@ -111,52 +117,35 @@ fn search(gear: &Gear, data: &[u8], mut hash: u64, mask: u64) -> Option<usize> {
     })
 }
 
-// Searches three adjoining strips from `from` on in step; returns the first hit, counted from there. After the first of
-// two bytes the hash stands shifted by one more bit, so it is tested with the mask shifted too: no mask has bit 63.
-fn search_three(gears: Gears, data: &[u8], from: usize, mask: u64) -> Option<usize> {
+// Searches all strips in step; returns where in its strip the pair is that has the first hit. Each test is a branch of
+// its own: collected in a flag, tests cost a third of the speed. After the first of two bytes the hash stands shifted by
+// one more bit, so it is tested with the mask shifted too: no mask has bit 63.
+fn search_strips(gears: Gears, strips: &[Strip; STRIPS], start: [u64; STRIPS], mask: u64) -> Option<usize> {
     let Gears { one, two } = gears;
-    let strip = |index: usize| &data[from + index * STRIP..from + (index + 1) * STRIP];
-    let strips = [strip(0), strip(1), strip(2)];
-    let [a, b, c] = strips.map(|strip| strip.as_chunks::<2>().0);
-    let [mut ha, mut hb, mut hc] = [0, 1, 2].map(|index| warm_up(one, data, from + index * STRIP));
-    let first = |hash: u64, pair: &[u8; 2]| (hash << 2).wrapping_add(two[usize::from(pair[0])]);
-    let second = |hash: u64, pair: &[u8; 2]| hash.wrapping_add(one[usize::from(pair[1])]);
-    // Counted by hand: a checked count, as `enumerate` keeps here, costs a third of the speed.
-    let mut at = 0usize;
-    for ((x, y), z) in a.iter().zip(b).zip(c) {
-        (ha, hb, hc) = (first(ha, x), first(hb, y), first(hc, z));
-        let early = [ha, hb, hc].map(|hash| hash & (mask << 1) == 0);
-        (ha, hb, hc) = (second(ha, x), second(hb, y), second(hc, z));
-        let late = [ha, hb, hc].map(|hash| hash & mask == 0);
-        if early[0] | early[1] | early[2] | late[0] | late[1] | late[2] {
-            return Some(earliest(one, strips, at, early, late, [ha, hb, hc], mask));
+    let mut hashes = start;
+    for at in 0..STRIP / 2 {
+        for (hash, strip) in hashes.iter_mut().zip(strips) {
+            let [first, second] = strip[at];
+            *hash = (*hash << 2).wrapping_add(two[usize::from(first)]);
+            if *hash & (mask << 1) == 0 {
+                return Some(2 * at);
+            }
+            *hash = hash.wrapping_add(one[usize::from(second)]);
+            if *hash & mask == 0 {
+                return Some(2 * at);
+            }
         }
-        at = at.wrapping_add(2);
     }
     None
 }
 
-// Of hits in step at the pair `at` of three strips, the first in the data: one in a later strip counts only if the rest
-// of the earlier strips has none.
-fn earliest(
-    gear: &Gear,
-    strips: [&[u8]; 3],
-    at: usize,
-    early: [bool; 3],
-    late: [bool; 3],
-    hashes: [u64; 3],
-    mask: u64,
-) -> usize {
-    for index in 0..2 {
-        let start = index * STRIP;
-        if early[index] || late[index] {
-            return start + at + usize::from(!early[index]);
-        }
-        if let Some(hit) = search(gear, &strips[index][at + 2..], hashes[index], mask) {
-            return start + at + 2 + hit;
-        }
-    }
-    2 * STRIP + at + usize::from(!early[2])
+// The first hit in strips that have one at `at` or right after it, and none before: what is left of each strip is
+// searched before the next one.
+fn earliest(gear: &Gear, data: &[u8], from: usize, at: usize, mask: u64) -> Option<usize> {
+    (0..STRIPS).find_map(|index| {
+        let (start, end) = (from + index * STRIP + at, from + (index + 1) * STRIP);
+        search(gear, data.get(start..end)?, warm_up(gear, data, start), mask).map(|hit| start + hit)
+    })
 }
 
 #[cfg(test)]

@@ -4,9 +4,13 @@
 
 mod mem;
 mod name;
+#[cfg(feature = "client")]
+mod remote;
 #[cfg(feature = "rocks")]
 mod rocks;
+// Each end uses its own part.
 #[cfg(feature = "client")]
+#[cfg_attr(not(feature = "server"), allow(dead_code))]
 pub(crate) mod wire;
 
 use std::io::Read;
@@ -20,6 +24,10 @@ use crate::version::NodeSource;
 
 pub use mem::MemStore;
 pub use name::{AppName, Name, NameRecord};
+#[cfg(feature = "client")]
+pub use remote::{
+    ClientPem, Counters, Now, RemoteAddress, RemoteOptions, RemoteScheme, RemoteStore, Retries, Token, Wait,
+};
 #[cfg(feature = "rocks")]
 pub use rocks::{RocksOptions, RocksStore};
 #[cfg(all(feature = "rocks", feature = "testing"))]
@@ -195,11 +203,20 @@ pub trait Store: Source {
     /// Says what of the store's own records cannot be read, if anything: putting chunks and nodes again does not mend
     /// it, and a sweep stops there. For verify.
     fn damaged_records(&self) -> Result<Option<String>>;
+    /// True if names may have been lost with records that could not be read, and [`Store::settle`] was not called since.
+    /// For repair.
+    fn names_lost(&self) -> Result<bool> {
+        Ok(false)
+    }
+    /// Ends a repair that found everything: names are not looked for any more, and what was put aside is removed.
+    fn settle(&self) -> Result<()> {
+        Ok(())
+    }
     /// Overwrites damaged chunks with proven ones, durably. For repair.
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()>;
     /// Overwrites damaged nodes with proven ones, durably. For repair.
     fn replace_nodes(&self, nodes: Vec<(NodeId, Vec<u8>)>) -> Result<()>;
-    /// Bytes on disk, as the store counts them.
+    /// Bytes on disk, as the store counts them; also what a write that was stopped left there.
     fn stored_bytes(&self) -> Result<u64>;
 }
 

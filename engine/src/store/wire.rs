@@ -27,6 +27,14 @@ pub(crate) const JSON_LEN_MAX: usize = 64 << 10;
 pub(crate) const NAMES_LEN_MAX: usize = 64 << 20;
 /// Most bytes of a pack of chunks or nodes that is sent to a server, unless it says less.
 pub(crate) const PACK_LEN_MAX: usize = 8 << 20;
+/// Name of the limit in [`Hello::limits`] on the bytes of a pack.
+pub(crate) const LIMIT_PACK: &str = "pack_bytes";
+/// Name of the limit in [`Hello::limits`] on the bytes of a request to sweep.
+pub(crate) const LIMIT_SWEEP: &str = "sweep_bytes";
+/// Most ids in one sweep: nodes and chunks together.
+pub(crate) const SWEEP_IDS_MAX: usize = 4 << 20;
+/// Most ids in one item of a listing.
+pub(crate) const LISTED_IDS_MAX: usize = 4096;
 
 /// Paths, all below [`PREFIX`](path::PREFIX).
 pub(crate) mod path {
@@ -244,6 +252,68 @@ fn head(index: u32, len: u32) -> [u8; ITEM_HEAD_LEN] {
     (u64::from(index) | u64::from(len) << 32).to_le_bytes()
 }
 
+/// Chunks or nodes on their way to a server: a stream of items, each numbered by the plain length of the chunk, or 0 for
+/// a node, and made of the id and the frame or node.
+#[derive(Debug, Default)]
+pub(crate) struct Pack {
+    bytes: Vec<u8>,
+    count: u32,
+}
+
+impl Pack {
+    /// Bytes that [`Pack::push`] adds for a frame or node of `len` bytes.
+    pub const fn cost(len: usize) -> usize {
+        ITEM_HEAD_LEN + 32 + len
+    }
+
+    pub fn push(&mut self, number: u32, id: &[u8; 32], body: &[u8]) {
+        self.bytes.extend_from_slice(&item_head(number, Some(32 + body.len() as u32)));
+        self.bytes.extend_from_slice(id);
+        self.bytes.extend_from_slice(body);
+        self.count += 1;
+    }
+
+    /// Length with its end mark.
+    pub fn len(&self) -> usize {
+        self.bytes.len() + ITEM_HEAD_LEN
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// The body of a request.
+    pub fn finish(mut self) -> Vec<u8> {
+        self.bytes.extend_from_slice(&items_end(self.count));
+        self.bytes
+    }
+}
+
+/// The number, id and body of each item of a pack, whose bodies are of at most `len_max` bytes.
+pub(crate) fn open_pack(bytes: &[u8], len_max: usize, place: &str) -> Result<Vec<(u32, [u8; 32], Vec<u8>)>> {
+    let cut = |_| malformed("pack", place, "it ends before its end mark");
+    let mut rest = bytes;
+    let mut items = Items::new(&mut rest, len_max.saturating_add(32), place);
+    let mut opened = Vec::new();
+    loop {
+        match items.next() {
+            Ok(Some((number, Some(mut item)))) if item.len() >= 32 => {
+                let body = item.split_off(32);
+                let id = item.try_into().unwrap_or([0; 32]);
+                opened.push((number, id, body));
+            }
+            Ok(Some(_)) => return Err(malformed("pack", place, "an item of it has no id")),
+            Ok(None) => break,
+            Err(ItemsError::Read(error)) => return Err(cut(error)),
+            Err(ItemsError::Refused(error)) => return Err(error),
+        }
+    }
+    if !rest.is_empty() {
+        return Err(malformed("pack", place, "something follows its end mark"));
+    }
+    Ok(opened)
+}
+
 /// Reads a stream of items.
 pub(crate) struct Items<R> {
     from: R,
@@ -355,6 +425,26 @@ mod tests {
         assert!(matches!(read_all(&whole, 2), Err(ItemsError::Refused(_))), "over the limit");
         let wrong = [&bytes[..], &items_end(2)].concat();
         assert!(matches!(read_all(&wrong, 3), Err(ItemsError::Refused(_))), "a wrong count");
+    }
+
+    #[test]
+    fn packs_come_back_and_nothing_else_does() {
+        let mut pack = Pack::default();
+        pack.push(7, &[1; 32], b"frame");
+        pack.push(0, &[2; 32], b"");
+        let len = pack.len();
+        let bytes = pack.finish();
+        assert_eq!(bytes.len(), len);
+        assert_eq!(len, Pack::cost(5) + Pack::cost(0) + ITEM_HEAD_LEN);
+        let opened = open_pack(&bytes, 5, "here").expect("a pack");
+        assert_eq!(opened, [(7, [1; 32], b"frame".to_vec()), (0, [2; 32], Vec::new())]);
+        for len in 0..bytes.len() {
+            assert!(open_pack(&bytes[..len], 5, "here").is_err(), "{len}");
+        }
+        assert!(open_pack(&bytes, 4, "here").is_err(), "over the limit");
+        assert!(open_pack(&[&bytes[..], b"x"].concat(), 5, "here").is_err(), "with a rest");
+        let short = [&item_head(0, Some(31))[..], &[0; 31], &items_end(1)].concat();
+        assert!(open_pack(&short, 5, "here").is_err(), "without an id");
     }
 
     #[test]

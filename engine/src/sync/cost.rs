@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::error::Result;
 use crate::id::{ChunkId, VersionId};
-use crate::tree::{Replica, Survey, fetch_batches};
+use crate::tree::{GROUP_CHUNKS_MAX, Replica, Survey};
 use crate::version::{Entry, EntryKind, Manifest, NodeSource, Plan, Step};
 
 /// What a plan has to fetch: the wanted chunks that no file here holds.
@@ -15,7 +15,10 @@ pub(super) struct Cost {
     pub bytes_missing: u64,
     /// Plain bytes that need not be fetched.
     pub bytes_reused: u64,
-    /// Batches to ask.
+    /// Those of them that an interrupted sync has put in their place in the stage already.
+    pub bytes_staged: u64,
+    /// Questions for them: one for each group that a stage fills together and that lacks something. Where a file
+    /// system shares the blocks of copies, groups are fewer.
     pub requests: u64,
 }
 
@@ -29,26 +32,35 @@ impl Cost {
         survey: &Survey,
     ) -> Result<Cost> {
         let want = Manifest::open(nodes, want)?;
-        let (mut wanted, mut lacking, mut bytes) = (Vec::new(), HashSet::new(), 0u64);
+        let (mut wanted, mut lacking, mut bytes, mut places) = (Vec::new(), HashSet::new(), 0u64, 0usize);
+        let (mut staged, mut bytes_staged) = (HashSet::new(), 0u64);
         for step in &plan.steps {
             let (Step::Build { want: entry } | Step::Copy { want: entry, .. }) = step else { continue };
             let EntryKind::File { content, .. } = &entry.kind else { continue };
+            let (mut left, mut offset) = (replica.staged(entry), 0u64);
             for chunk in want.chunks(content) {
                 let chunk = chunk?;
                 bytes += u64::from(chunk.len);
-                if lacking.insert(chunk.id) {
-                    wanted.push(chunk);
+                if left.as_mut().is_some_and(|left| left.holds(offset, &chunk)) {
+                    bytes_staged += u64::from(chunk.len);
+                    staged.insert(chunk.id);
                 }
+                offset = offset.saturating_add(chunk.len.into());
+                if lacking.insert(chunk.id) {
+                    wanted.push((chunk, places / GROUP_CHUNKS_MAX));
+                }
+                places += 1;
             }
         }
         each_chunk_here(replica, survey, &mut |id| {
             lacking.remove(&id);
         })?;
-        wanted.retain(|chunk| lacking.contains(&chunk.id));
-        let bytes_missing = wanted.iter().map(|chunk| u64::from(chunk.len)).sum();
-        let requests = fetch_batches(&wanted);
-        let missing = wanted.into_iter().map(|chunk| chunk.id).collect();
-        Ok(Cost { missing, bytes_missing, bytes_reused: bytes - bytes_missing, requests })
+        wanted.retain(|(chunk, _)| lacking.contains(&chunk.id) && !staged.contains(&chunk.id));
+        let bytes_missing = wanted.iter().map(|(chunk, _)| u64::from(chunk.len)).sum();
+        let requests = wanted.chunk_by(|(_, a), (_, b)| a == b).count() as u64;
+        let missing = wanted.into_iter().map(|(chunk, _)| chunk.id).collect();
+        let bytes_reused = bytes - bytes_missing;
+        Ok(Cost { missing, bytes_missing, bytes_reused, bytes_staged, requests })
     }
 }
 

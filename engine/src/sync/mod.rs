@@ -4,10 +4,13 @@ mod changes;
 mod cost;
 mod gather;
 mod mark;
+mod mirror;
 mod nodes;
 mod prune;
 mod publish;
 mod query;
+mod receive;
+pub mod stream;
 mod update;
 mod verify;
 mod wire;
@@ -23,6 +26,7 @@ use crate::id::VersionId;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::store::{AppName, Name, NameRecord};
 
+pub use mirror::mirror;
 pub use prune::prune;
 pub use publish::publish;
 pub use query::{diff, list, log, resolve};
@@ -158,7 +162,7 @@ pub struct Synced {
     pub version: VersionId,
     /// The version it was.
     pub from: Option<VersionId>,
-    /// Frames and nodes received from the source, in bytes as received.
+    /// Updates, frames and nodes received from the source, in bytes as received.
     pub bytes_fetched: u64,
     /// Chunks received.
     pub chunks_fetched: u64,
@@ -166,7 +170,7 @@ pub struct Synced {
     pub bytes_reused: u64,
     /// Bytes of content written.
     pub bytes_written: u64,
-    /// Batches asked of the source.
+    /// Questions asked of the source.
     pub requests: u64,
     /// Files added or with new content.
     pub files_changed: u64,
@@ -174,8 +178,11 @@ pub struct Synced {
     pub files_moved: u64,
     /// Files removed.
     pub files_removed: u64,
-    /// Files kept though no version wrote them.
+    /// Files kept though no version wrote them; `delete` removes those that are not protected.
     pub files_foreign: u64,
+    /// What no version can hold (devices, sockets, FIFOs, names that are not UTF-8) and directories that cannot be
+    /// listed: kept, with `delete`, too.
+    pub paths_unpublishable: u64,
     /// Paths of the version not applied because they are protected.
     pub files_protected: u64,
     /// Whether anything was changed.
@@ -195,7 +202,8 @@ pub struct Planned {
     pub chunks_missing: u64,
     /// Their plain bytes.
     pub bytes_missing: u64,
-    /// What would be received: frames and nodes.
+    /// What would be received: frames and nodes, asked for one by one. Where the source makes an update it is less: then
+    /// edits stand in for the nodes, and what an earlier run received is not received again.
     pub bytes_fetched: u64,
     /// Bytes taken from what is here.
     pub bytes_reused: u64,
@@ -203,7 +211,7 @@ pub struct Planned {
     pub bytes_written: u64,
     /// Most extra bytes on disk.
     pub bytes_extra_peak: u64,
-    /// Batches to ask.
+    /// Questions to ask, with the same reserve.
     pub requests: u64,
 }
 
@@ -216,6 +224,39 @@ pub struct Diffed {
     pub changes: Vec<crate::version::Change>,
     /// The encoded update: frames of the missing chunks as stored, and the nodes the base lacks.
     pub bytes_update: u64,
+}
+
+/// How a store is copied into another.
+#[derive(Debug, Clone)]
+pub struct MirrorOptions {
+    /// Threads that prove chunks.
+    pub threads: NonZeroUsize,
+    /// Bound on the bytes of chunks in flight, plain and stored together.
+    pub in_flight_bytes_max: u64,
+}
+
+impl Default for MirrorOptions {
+    /// All processors.
+    fn default() -> Self {
+        Self { threads: processors(), in_flight_bytes_max: IN_FLIGHT_BYTES_MAX }
+    }
+}
+
+/// What a mirror did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mirrored {
+    /// Names bound.
+    pub names: u64,
+    /// Names that were there already.
+    pub names_unchanged: u64,
+    /// Versions that had no name of their app there.
+    pub versions: u64,
+    /// Chunks copied.
+    pub chunks: u64,
+    /// Nodes copied.
+    pub nodes: u64,
+    /// Bytes copied: frames and nodes, as stored.
+    pub bytes: u64,
 }
 
 /// One thing found damaged.
@@ -266,15 +307,20 @@ pub struct Verified {
     pub damage: Vec<Damage>,
     /// Things mended (repair only).
     pub repaired: u64,
-    /// Paths on disk that no version wrote (replica).
+    /// Files on disk that no version wrote (replica).
     pub files_foreign: u64,
+    /// Paths on disk that no version can hold, and directories that cannot be listed (replica).
+    pub paths_unpublishable: u64,
     /// Files that are protected and not as the version has them; not counted in `files` (replica).
     pub files_protected: u64,
 }
 
-/// What a prune keeps. A name is kept if any rule keeps it; no rule at all is refused.
+/// What a prune keeps. A name is kept if any rule keeps it. Rules that keep none of the names they judge are refused,
+/// unless `none` says that this is meant.
 #[derive(Debug, Clone, Default)]
 pub struct Keep {
+    /// Rules that keep nothing are meant so.
+    pub none: bool,
     /// The newest so many names of every app.
     pub last: Option<u64>,
     /// These names.

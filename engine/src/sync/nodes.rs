@@ -1,15 +1,21 @@
-//! Brings the nodes of a version to where they are needed.
+//! Brings the nodes of a version to where they are needed: level by level, many to a request, so that the number of
+//! requests follows the height of the tree and not its size. Children are put before parents: what a batch has below
+//! it is brought, in batches of its own, before the batch itself is put.
 
 use std::collections::{HashMap, HashSet};
 
 use crate::error::{Error, Result};
 use crate::id::NodeId;
+use crate::limits::NODE_LEN_MAX;
 use crate::tree::NodeLog;
 use crate::version::{Node, NodeSource};
 
 // Levels of the entry tree and of a chunk tree below it, and their roots.
 const DEPTH_MAX: usize = 2 * crate::limits::TREE_HEIGHT_MAX as usize + 4;
-const NODES_PER_READ: usize = 64;
+const NODES_PER_READ: usize = 2048;
+// Nodes that wait for their children fill at most this: the fuller it is, the smaller are the batches below.
+const WAITING_BYTES_MAX: usize = NODES_PER_READ * NODE_LEN_MAX;
+const NODES_PER_READ_MIN: usize = 16;
 
 /// Brings every node at or below `root`, which was fetched already, that `here` lacks, children before parents. A node
 /// that is here has everything below it here, because nodes are put in that order and a log is only ever cut at its
@@ -20,12 +26,12 @@ pub(super) fn copy_nodes(
     (root, bytes): (NodeId, Vec<u8>),
     put: &mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
 ) -> Result<()> {
-    let mut copy = Copy { source, here, put, seen: HashSet::new(), deep: false };
+    let mut copy = Copy { source, here, put, seen: HashSet::new(), waiting: 0, deep: false };
     if copy.lacking(&[root])?.0.is_empty() {
         return Ok(());
     }
     let children = Node::open(root, &bytes, &source.place())?.children();
-    copy.settle(vec![Fetched { id: root, bytes, children }], 0)
+    copy.settle(Fetched { nodes: vec![(root, bytes)], children }, 0)
 }
 
 /// Brings every node at or below `root` that `here` lacks or has damaged, wherever that is.
@@ -35,22 +41,24 @@ pub(super) fn mend_nodes(
     root: NodeId,
     put: &mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
 ) -> Result<()> {
-    Copy { source, here, put, seen: HashSet::new(), deep: true }.below(&[root], 0)
+    Copy { source, here, put, seen: HashSet::new(), waiting: 0, deep: true }.below(&[root], 0)
 }
 
 struct Copy<'a> {
     source: &'a dyn NodeSource,
     here: &'a dyn NodeSource,
     put: &'a mut dyn FnMut(NodeId, Vec<u8>) -> Result<()>,
-    // Put already, or found to be here.
+    // Put already, or found to be here. What waits is not: below it may be something that has it below itself.
     seen: HashSet<NodeId>,
+    // Bytes of nodes fetched and not put yet.
+    waiting: usize,
     // Look below what is here too.
     deep: bool,
 }
 
+#[derive(Default)]
 struct Fetched {
-    id: NodeId,
-    bytes: Vec<u8>,
+    nodes: Vec<(NodeId, Vec<u8>)>,
     children: Vec<NodeId>,
 }
 
@@ -60,7 +68,12 @@ impl Copy<'_> {
             let what = format!("depth of the tree in {}", self.source.place());
             return Err(Error::Limit { what, actual: depth as u64, max: DEPTH_MAX as u64 });
         }
-        for ids in ids.chunks(NODES_PER_READ) {
+        let mut rest = ids;
+        while !rest.is_empty() {
+            let room = WAITING_BYTES_MAX.saturating_sub(self.waiting) / NODE_LEN_MAX;
+            let count = room.clamp(NODES_PER_READ_MIN, NODES_PER_READ).min(rest.len());
+            let (ids, later) = rest.split_at(count);
+            rest = later;
             let (lacking, below) = self.lacking(ids)?;
             if self.deep {
                 self.below(&below, depth + 1)?;
@@ -91,12 +104,12 @@ impl Copy<'_> {
         Ok((lacking, below))
     }
 
-    fn fetch(&self, ids: &[NodeId]) -> Result<Vec<Fetched>> {
-        let mut fetched = Vec::with_capacity(ids.len());
+    fn fetch(&mut self, ids: &[NodeId]) -> Result<Fetched> {
+        let mut fetched = Fetched::default();
         if ids.is_empty() {
             return Ok(fetched);
         }
-        let place = self.source.place();
+        let (place, waiting) = (self.source.place(), &mut self.waiting);
         self.source.read_nodes(ids, &mut |index, bytes| {
             let Some(&id) = ids.get(index) else { return Ok(()) };
             let Some(bytes) = bytes else {
@@ -104,16 +117,19 @@ impl Copy<'_> {
                 return Err(Error::Damaged { what, place, reason: "missing".into() });
             };
             let children = Node::open(id, &bytes, &place)?.children();
-            fetched.push(Fetched { id, bytes, children });
+            *waiting += bytes.len();
+            fetched.nodes.push((id, bytes));
+            fetched.children.extend(children);
             Ok(())
         })?;
         Ok(fetched)
     }
 
-    fn settle(&mut self, fetched: Vec<Fetched>, depth: usize) -> Result<()> {
-        for Fetched { id, bytes, children } in fetched {
+    fn settle(&mut self, fetched: Fetched, depth: usize) -> Result<()> {
+        self.below(&fetched.children, depth + 1)?;
+        for (id, bytes) in fetched.nodes {
+            self.waiting = self.waiting.saturating_sub(bytes.len());
             if self.seen.insert(id) {
-                self.below(&children, depth + 1)?;
                 (self.put)(id, bytes)?;
             }
         }

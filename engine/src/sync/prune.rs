@@ -59,9 +59,9 @@ impl Live {
 }
 
 fn judge(names: Vec<NameRecord>, keep: &Keep, place: &str) -> Result<(Vec<NameRecord>, Vec<NameRecord>)> {
-    if keep.last.is_none() && keep.names.is_empty() {
-        let reason = "nothing says which versions stay".to_owned();
-        return Err(Error::Usage { what: "prune".into(), reason });
+    let usage = |reason: String| Err(Error::Usage { what: "prune".into(), reason });
+    if keep.last.unwrap_or(0) == 0 && keep.names.is_empty() && !keep.none {
+        return usage("nothing says which versions stay".to_owned());
     }
     if let Some(name) = keep.names.iter().find(|name| names.iter().all(|record| record.name != **name)) {
         return Err(Error::NotFound { what: format!("name `{name}`"), place: place.to_owned() });
@@ -69,13 +69,19 @@ fn judge(names: Vec<NameRecord>, keep: &Keep, place: &str) -> Result<(Vec<NameRe
     let mut newer: HashMap<AppName, u64> = HashMap::new();
     let mut kept = Vec::new();
     let mut removed = Vec::new();
+    let mut judged_stay = false;
     for record in names.into_iter().rev() {
         let newer = newer.entry(record.name.app().clone()).or_default();
         let judged = keep.app.as_ref().is_none_or(|app| app == record.name.app());
         let stays =
             !judged || keep.last.is_some_and(|last| *newer < last) || keep.names.contains(&record.name);
         *newer += 1;
+        judged_stay |= judged && stays;
         if stays { kept.push(record) } else { removed.push(record) }
+    }
+    if !judged_stay && !removed.is_empty() && !keep.none {
+        let whose = keep.app.as_ref().map_or_else(String::new, |app| format!(" of app `{app}`"));
+        return usage(format!("none of the names to keep is{whose}, so all of its names would go"));
     }
     kept.reverse();
     removed.reverse();
@@ -87,15 +93,18 @@ mod tests {
     use super::*;
     use crate::id::VersionId;
 
-    fn check(names: &[&str], keep: Keep, removed: &[&str]) {
+    fn records(names: &[&str]) -> Vec<NameRecord> {
         let record = |(sequence, name): (usize, &&str)| NameRecord {
             name: Name::parse(name).expect(name),
             version: VersionId::of(name.as_bytes()),
             bound_unix_s: 0,
             sequence: sequence as u64,
         };
-        let records = names.iter().enumerate().map(record).collect();
-        let (_, gone) = judge(records, &keep, "here").expect("a rule");
+        names.iter().enumerate().map(record).collect()
+    }
+
+    fn check(names: &[&str], keep: Keep, removed: &[&str]) {
+        let (_, gone) = judge(records(names), &keep, "here").expect("a rule");
         assert_eq!(gone.iter().map(|r| r.name.to_string()).collect::<Vec<_>>(), removed);
     }
 
@@ -106,11 +115,24 @@ mod tests {
         let keep = Keep::default;
         check(&names, Keep { last: Some(1), ..keep() }, &["a@1", "b@1", "a@2"]);
         check(&names, Keep { last: Some(9), ..keep() }, &[]);
-        check(&names, Keep { last: Some(0), ..keep() }, &names);
+        check(&names, Keep { none: true, ..keep() }, &names);
+        check(&names, Keep { none: true, last: Some(0), ..keep() }, &names);
         check(&names, Keep { names: vec![name("a@1")], ..keep() }, &["b@1", "a@2", "a@3", "b@2"]);
         check(&names, Keep { last: Some(1), names: vec![name("a@1")], ..keep() }, &["b@1", "a@2"]);
         check(&names, Keep { last: Some(1), app: AppName::parse("b").ok(), ..keep() }, &["b@1"]);
-        assert!(judge(Vec::new(), &keep(), "here").is_err());
+        check(&names, Keep { none: true, app: AppName::parse("b").ok(), ..keep() }, &["b@1", "b@2"]);
+        let app = AppName::parse("b").ok();
+        check(&names, Keep { last: Some(0), names: vec![name("b@1")], app: app.clone(), ..keep() }, &["b@2"]);
+        // What keeps none of the names it judges is not meant.
+        for keep in [
+            keep(),
+            Keep { last: Some(0), ..keep() },
+            Keep { names: vec![name("a@1")], app: app.clone(), ..keep() },
+            Keep { last: Some(0), names: vec![name("a@1")], app, ..keep() },
+        ] {
+            let refused = judge(records(&names), &keep, "here");
+            assert!(matches!(refused, Err(Error::Usage { .. })), "{keep:?}");
+        }
         assert!(judge(Vec::new(), &Keep { names: vec![name("a@9")], ..keep() }, "here").is_err());
     }
 }

@@ -5,16 +5,18 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use crate::error::{At, Error, Result};
+use crate::flow::Flow;
 use crate::id::VersionId;
 use crate::progress::{Notice, Phase, Progress};
 use crate::store::Source;
-use crate::tree::{Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
-use crate::version::Plan;
+use crate::tree::{Arrivals, Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
+use crate::version::{Manifest, NodeSource, Plan};
 
 use super::changes::{Protect, Wanted};
 use super::cost::Cost;
 use super::nodes::{Overlay, copy_nodes, mend_nodes};
 use super::query::resolve_root;
+use super::receive::Update;
 use super::wire::{Counted, Door};
 use super::{Planned, SyncOptions, Synced, Target};
 
@@ -118,14 +120,27 @@ impl Job<'_> {
         mend_nodes(self.source, stage.replica().nodes(), self.want.root(), &mut put)
     }
 
+    // From a version that is recorded, an update is asked for. What an earlier run received of another one goes.
+    fn receive(&self, stage: &Stage<'_>, from: Option<VersionId>) -> Result<Option<Arrivals>> {
+        let Some(have) = from.filter(|from| *from != self.want) else {
+            Arrivals::discard(stage.replica())?;
+            return Ok(None);
+        };
+        let Job { source, want, options, progress, .. } = *self;
+        let totals = Manifest::check_root(want, self.root, &source.place())?;
+        let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max.max(1) };
+        Update { source, have, want, totals, flow, progress }.receive(stage)
+    }
+
     fn run(&self, replica: &mut Replica, survey: &dyn Fn(&Replica) -> Result<Survey>) -> Result<Synced> {
         let Job { source: counted, want, root, name, protect, options, progress } = *self;
         let mut survey = survey(replica)?;
         // After the survey: one that cannot read the recorded nodes forgets the version.
         let from = replica.version();
 
-        progress.phase(Phase::Plan, None);
         let mut stage = Stage::begin(replica, want)?;
+        let arrivals = self.receive(&stage, from)?;
+        progress.phase(Phase::Plan, None);
         let mut put = |id, bytes| stage.put_node(id, bytes);
         copy_nodes(counted, stage.replica().nodes(), (want.root(), root.to_vec()), &mut put)?;
         Wanted::read_claimed(stage.replica(), stage.replica().nodes(), want, &mut survey, options, progress)?;
@@ -139,7 +154,7 @@ impl Job<'_> {
         let totals = plan.totals();
         let mut staged = Staged::default();
         if !plan.steps.is_empty() {
-            let door = Door { source: counted, progress };
+            let door = Door { source: counted, arrivals: arrivals.as_ref(), progress };
             let stage_options =
                 StageOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
             staged = stage.fill(&plan, &survey, &door, &stage_options, progress)?;
@@ -156,14 +171,16 @@ impl Job<'_> {
             files_changed: totals.files_changed,
             files_moved: totals.files_moved,
             files_removed: totals.files_removed,
-            files_foreign: wanted.foreign + survey.unpublishable,
+            files_foreign: wanted.foreign,
+            paths_unpublishable: survey.unpublishable,
             files_protected: wanted.protected,
             unchanged,
         })
     }
 }
 
-/// What [`sync`] would do; touches nothing.
+/// What [`sync`] would do; touches nothing. It reads the nodes that are not here, and of the content the lengths alone.
+/// What an interrupted sync has staged is read and counts as here.
 pub fn plan(
     source: &dyn Source,
     target: &Target,
@@ -202,8 +219,8 @@ pub fn plan(
         bytes_missing: cost.bytes_missing,
         bytes_fetched: counted.bytes() + bytes_frames,
         bytes_reused: cost.bytes_reused,
-        bytes_written: totals.bytes_written,
-        bytes_extra_peak: totals.bytes_extra_peak,
+        bytes_written: totals.bytes_written.saturating_sub(cost.bytes_staged),
+        bytes_extra_peak: totals.bytes_extra_peak.saturating_sub(cost.bytes_staged),
         requests: counted.requests() + cost.requests,
         plan,
     })

@@ -1,13 +1,14 @@
 //! What a verb receives from a source, counted: every frame and node, in bytes as received, and every request.
 
+use std::io::{self, Read};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::content::{Chunk, Frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkRef, NodeId};
 use crate::progress::{Progress, check};
-use crate::store::{AppName, Name, NameRecord, Source};
-use crate::tree::Fetch;
+use crate::store::{AppName, Name, NameRecord, Source, UpdateAsk};
+use crate::tree::{Arrivals, Fetch};
 use crate::version::NodeSource;
 
 /// A source that counts what it hands out.
@@ -29,6 +30,11 @@ impl<'s> Counted<'s> {
 
     pub fn chunks(&self) -> u64 {
         self.chunks.load(Relaxed)
+    }
+
+    /// Counts chunks that came in an update.
+    pub fn count_chunks(&self, count: u64) {
+        self.chunks.fetch_add(count, Relaxed);
     }
 
     pub fn requests(&self) -> u64 {
@@ -81,26 +87,81 @@ impl Source for Counted<'_> {
     fn names(&self, app: Option<&AppName>) -> Result<Vec<NameRecord>> {
         self.source.names(app)
     }
+
+    fn update(&self, ask: &UpdateAsk) -> Result<Option<Box<dyn Read + Send + '_>>> {
+        let Some(stream) = self.source.update(ask)? else { return Ok(None) };
+        self.requests.fetch_add(1, Relaxed);
+        Ok(Some(Box::new(CountedRead { stream, bytes: &self.bytes })))
+    }
 }
 
-/// The trust door between a source and a tree.
+struct CountedRead<'s> {
+    stream: Box<dyn Read + Send + 's>,
+    bytes: &'s AtomicU64,
+}
+
+impl Read for CountedRead<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let got = self.stream.read(into)?;
+        self.bytes.fetch_add(got as u64, Relaxed);
+        Ok(got)
+    }
+}
+
+/// The trust door between a source and a tree. What arrived with an update is taken from there.
 pub(super) struct Door<'s> {
     pub source: &'s Counted<'s>,
+    pub arrivals: Option<&'s Arrivals>,
     pub progress: &'s dyn Progress,
 }
 
+impl Door<'_> {
+    fn arrived(&self, chunk: &ChunkRef) -> Option<Frame> {
+        self.arrivals.and_then(|arrivals| arrivals.frame(&chunk.id))
+    }
+}
+
 impl Fetch for Door<'_> {
-    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Chunk) -> Result<()>) -> Result<()> {
-        check(self.progress)?;
+    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Frame) -> Result<()>) -> Result<()> {
+        let (mut rest, mut indexes) = (Vec::new(), Vec::new());
+        for (index, chunk) in want.iter().enumerate() {
+            check(self.progress)?;
+            match self.arrived(chunk) {
+                Some(frame) => each(index, frame)?,
+                None => {
+                    rest.push(*chunk);
+                    indexes.push(index);
+                }
+            }
+        }
+        if rest.is_empty() {
+            return Ok(());
+        }
         let place = self.source.place();
-        self.source.read_chunks(want, &mut |index, frame| {
-            let Some(chunk) = want.get(index) else { return Ok(()) };
-            let frame = frame.ok_or_else(|| Error::Damaged {
-                what: format!("chunk {}", chunk.id),
-                place: place.clone(),
-                reason: "missing".into(),
-            })?;
-            each(index, Chunk::open(frame, chunk, &place)?)
+        self.source.read_chunks(&rest, &mut |at, frame| {
+            check(self.progress)?;
+            let (Some(chunk), Some(&index)) = (rest.get(at), indexes.get(at)) else { return Ok(()) };
+            each(index, frame.ok_or_else(|| missing(chunk, &place))?)
         })
     }
+
+    fn open(&self, want: &ChunkRef, frame: Frame) -> Result<Chunk> {
+        let place = self.source.place();
+        let opened = Chunk::open(frame, want, &place);
+        if opened.is_ok() || !self.arrivals.is_some_and(|arrivals| arrivals.contains(&want.id)) {
+            return opened;
+        }
+        // It was whole when it came.
+        let mut again = None;
+        self.source.read_chunks(&[*want], &mut |_, frame| {
+            again = frame;
+            Ok(())
+        })?;
+        Chunk::open(again.ok_or_else(|| missing(want, &place))?, want, &place)
+    }
+}
+
+fn missing(chunk: &ChunkRef, place: &str) -> Error {
+    let what = format!("chunk {}", chunk.id);
+    Error::Damaged { what, place: place.to_owned(), reason: "missing".into() }
 }

@@ -7,11 +7,14 @@ use crate::codec::{self, Kind};
 use crate::content::{Chunk, Chunker, Codec, CutParams, Frame, cut};
 use crate::error::{At, Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
-use crate::limits::CHUNK_LEN_MAX;
-use crate::store::Name;
+use crate::limits::{CHUNK_LEN_MAX, UNIT_BYTES_MAX};
+use crate::store::{MemStore, Name, Store};
 use crate::sync::Target;
+use crate::sync::stream::{Unit, UpdateReader, asked};
 use crate::tree::{self, StatTable};
-use crate::version::{Node, RelPath};
+use crate::version::{
+    ChunkListBuilder, Entry, EntryKind, Manifest, ManifestBuilder, Node, NodeSink, RelPath, apply_edits,
+};
 
 /// A way in.
 pub struct Door {
@@ -37,6 +40,9 @@ pub const DOORS: &[Door] = &[
     Door { name: "stats", open: stats },
     Door { name: "nodelog", open: nodelog },
     Door { name: "format", open: format },
+    Door { name: "edits", open: edits },
+    Door { name: "unit", open: unit },
+    Door { name: "update", open: update },
     #[cfg(feature = "rocks")]
     Door { name: "bound", open: bound },
     #[cfg(feature = "rocks")]
@@ -209,6 +215,94 @@ fn location(bytes: &[u8]) -> Result<()> {
     let again = crate::store::location_again(bytes);
     let again = again.ok_or(Error::Malformed { kind: "location", place: PLACE.into(), reason })?;
     assert_eq!(again, bytes);
+    Ok(())
+}
+
+/// A small version, which the doors of edits and updates lead away from, and chunks that it lacks.
+pub fn base() -> (MemStore, VersionId, Vec<ChunkRef>) {
+    struct Nodes<'a>(&'a MemStore);
+    impl NodeSink for Nodes<'_> {
+        fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
+            self.0.put_nodes(vec![(id, bytes)])
+        }
+    }
+    let store = MemStore::default();
+    let chunk = |n: u8| ChunkRef { id: ChunkId::of(&[n; 100]), len: if n < 100 { 17_000 } else { 100 } };
+    let build = || {
+        let mut builder = ManifestBuilder::new(CutParams::V1, Nodes(&store));
+        let long: Vec<u8> = (0..20).collect();
+        for (path, chunks) in
+            [("base/long", long.as_slice()), ("base/short", &[20, 21]), ("base/tiny", &[22])]
+        {
+            let mut list = ChunkListBuilder::new(Nodes(&store));
+            chunks.iter().try_for_each(|n| list.push(chunk(*n)))?;
+            let (content, len) = list.finish()?;
+            let kind = EntryKind::File { mode: 0o644, len, content };
+            builder.push(Entry { path: RelPath::parse(path)?, kind })?;
+        }
+        builder.finish()
+    };
+    let (version, _) = build().expect("a sound version in memory");
+    (store, version, (100..103).map(chunk).collect())
+}
+
+// Edits of the base, with all the new chunks or none. Where they lead to a version, it is a whole one.
+fn edits(bytes: &[u8]) -> Result<()> {
+    struct Into(MemStore);
+    impl NodeSink for Into {
+        fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
+            Node::open(id, &bytes, PLACE)?;
+            self.0.put_nodes(vec![(id, bytes)])
+        }
+    }
+    let (store, version, new) = base();
+    let have = Manifest::open(&store, version)?;
+    let apply = |have, new: &[ChunkRef]| {
+        let mut sink = Into(MemStore::default());
+        apply_edits(bytes, have, new, &mut sink, PLACE).map(|id| (sink.0, id))
+    };
+    let _ = apply(None, &new);
+    let (made, id) = apply(Some(&have), &new).or_else(|_| apply(Some(&have), &[]))?;
+    Manifest::open(&made, id)?.entries().try_for_each(|entry| entry.map(drop))
+}
+
+fn unit(bytes: &[u8]) -> Result<()> {
+    filed(0x15, bytes, |bytes| {
+        let unit = Unit::open(bytes.to_vec(), PLACE)?;
+        let opened: u64 = unit.chunks(PLACE).flatten().map(|chunk| chunk.bytes().len() as u64).sum();
+        assert!(opened <= UNIT_BYTES_MAX, "more than a unit holds");
+        Ok(unit.bytes().to_vec())
+    })
+}
+
+// As it is, and cut in three that are put behind headers that are right.
+fn update(bytes: &[u8]) -> Result<()> {
+    let cut = |bytes: &[u8]| {
+        let (at, rest) = bytes.split_first().map_or((0, bytes), |(at, rest)| (usize::from(*at), rest));
+        let (first, rest) = rest.split_at(at.min(rest.len()));
+        (first.to_vec(), rest.to_vec())
+    };
+    let seal = |number, body: &[u8]| codec::seal_any(Kind { number, name: "record", format: 1 }, body);
+    let (header, rest) = cut(bytes);
+    let (edits, rest) = cut(&rest);
+    let _ = stream(&[seal(0x14, &header), edits, seal(0x15, &rest)].concat());
+    stream(bytes).map_err(|error| match error {
+        Error::Network { place, .. } => {
+            Error::Malformed { kind: "update stream", place, reason: "it breaks off".into() }
+        }
+        other => other,
+    })
+}
+
+fn stream(bytes: &[u8]) -> Result<()> {
+    let mut reader = UpdateReader::open(bytes, &asked(bytes)?, PLACE)?;
+    let (mut units, mut read) = (0, reader.head().len());
+    while let Some(unit) = reader.next_unit()? {
+        read += unit.bytes().len();
+        units += 1;
+    }
+    assert_eq!(units, reader.header().units - reader.header().from_unit);
+    assert!(read < bytes.len() && reader.bytes_read() <= bytes.len() as u64);
     Ok(())
 }
 

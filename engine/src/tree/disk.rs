@@ -94,6 +94,24 @@ impl Disk {
         Ok(self.stat(path)?.map(|stat| kind_of(&stat)))
     }
 
+    /// An error if something else than what floe makes is at `path`, a place of floe's own: opening a FIFO or a link
+    /// there would tell nothing, and to remove what somebody put there is not floe's to decide.
+    pub(super) fn check_own(&self, path: &str, want: Kind) -> Result<()> {
+        let reason = match self.kind(path)? {
+            Some(kind) if kind != want => match (kind, want) {
+                (Kind::Symlink, _) => "it is a symlink, where floe keeps its own state",
+                (_, Kind::Dir) => "it is not a directory, where floe keeps its own state",
+                _ => "it is not a plain file, where floe keeps its own state",
+            },
+            _ => return Ok(()),
+        };
+        Err(Error::Conflict {
+            what: format!("`{path}`"),
+            place: format!("replica `{}`", self.path.display()),
+            reason: reason.to_owned(),
+        })
+    }
+
     /// Opens a regular file for reading. Never blocks on a FIFO, never follows a link.
     pub(super) fn open_file(&self, path: &str) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;

@@ -2,14 +2,15 @@
 //!
 //! A group has one job for every distinct chunk, with all places that want it; so a chunk is brought once however
 //! often it is used. First come the jobs that something local may serve: an interrupted run's file, a seed, a file
-//! staged earlier in this run. What that does not serve is fetched, in full batches, in the order of first use.
+//! staged earlier in this run. What that does not serve is fetched, all of it by one question, in the order of first
+//! use; while the answer is read, other threads open and write what came so far.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::content::Chunk;
+use crate::content::Frame;
 use crate::error::{Error, Result};
-use crate::flow::{Flow, ordered};
+use crate::flow::{Flow, Push, ordered, pushed};
 use crate::id::{ChunkId, ChunkRef};
 use crate::progress::{Progress, check};
 use crate::version::Manifest;
@@ -23,25 +24,17 @@ use super::state::StageKey;
 use super::survey::Survey;
 use super::target::{OpenTargets, Target};
 
-const GROUP_CHUNKS_MAX: usize = 64 << 10;
+/// Most places of chunks that a stage fills together: what is missing of them is asked for at once.
+pub const GROUP_CHUNKS_MAX: usize = 64 << 10;
 const BATCH_CHUNKS_MAX: usize = 256;
 const BATCH_BYTES_MAX: u64 = 8 << 20;
+// What arrives is worked on in smaller batches, so that every thread has some soon.
+const ARRIVED_CHUNKS_MAX: usize = 64;
+const ARRIVED_BYTES_MAX: u64 = 1 << 20;
 // Staged chunks remembered over groups; beyond, a chunk wanted again is brought again.
 const STAGED_CHUNKS_MAX: usize = 512 << 10;
 
-/// How many batches it takes to fetch `chunks`: as many as [`super::Stage::fill`] asks for, unless it has to work in
-/// several groups (over 65 536 chunks) or a seed turns out damaged.
-pub fn fetch_batches(chunks: &[ChunkRef]) -> u64 {
-    let mut batches = 0;
-    let mut rest = chunks;
-    while !rest.is_empty() {
-        rest = rest.get(batch_len(rest.iter().map(|chunk| chunk.len))..).unwrap_or_default();
-        batches += 1;
-    }
-    batches
-}
-
-// How many of the next chunks, by length, are fetched together: at least one.
+// How many of the next chunks, by length, are worked on together: at least one.
 fn batch_len(lens: impl Iterator<Item = u32>) -> usize {
     let mut bytes = 0u64;
     let fits = |len: &u32| {
@@ -85,6 +78,12 @@ impl Tally {
 struct Job {
     chunk: ChunkRef,
     places: Vec<Place>,
+}
+
+// A job's chunk, not opened yet.
+struct Arrived {
+    job: u32,
+    frame: Frame,
 }
 
 #[derive(Clone, Copy)]
@@ -203,7 +202,13 @@ impl Fill<'_> {
             },
         )?;
         far.sort_unstable();
-        ordered(flow, batches(&jobs, &far), |batch| self.bring(&jobs, batch), |()| Ok(()))?;
+        if !far.is_empty() {
+            // More than keeps every thread busy would only be lost when the process is killed.
+            let busy = (self.options.threads.get() as u64 + 2) * 2 * ARRIVED_BYTES_MAX;
+            let flow = Flow { weight_max: flow.weight_max.min(busy), ..flow };
+            let feed = |push: &mut Push<'_, Vec<Arrived>>| self.fetch(&jobs, &far, push);
+            pushed(flow, feed, |arrived| self.write_all(&jobs, arrived), |()| Ok(()))?;
+        }
         for job in &jobs {
             if let (Some(place), true) = (job.places.first(), staged.len() < STAGED_CHUNKS_MAX) {
                 staged.insert(job.chunk.id, (self.target(place.target).key, place.offset));
@@ -272,23 +277,54 @@ impl Fill<'_> {
         })
     }
 
-    // Serves jobs by one fetch.
-    fn bring(&self, jobs: &[Job], batch: &[u32]) -> Result<()> {
+    // Asks for the chunks of `far` and hands them on as they come.
+    fn fetch(&self, jobs: &[Job], far: &[u32], push: &mut Push<'_, Vec<Arrived>>) -> Result<()> {
         check(self.progress)?;
-        let wanted: Vec<ChunkRef> = batch.iter().map(|&index| jobs[index as usize].chunk).collect();
+        let wanted: Vec<ChunkRef> = far.iter().map(|&index| jobs[index as usize].chunk).collect();
+        let mut got = vec![false; far.len()];
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        let fetched = self.fetch.fetch(&wanted, &mut |at, frame| {
+            let (Some(&job), Some(chunk), Some(got)) = (far.get(at), wanted.get(at), got.get_mut(at)) else {
+                return Err(Error::Damaged {
+                    what: format!("chunk number {at} of {}", wanted.len()),
+                    place: "what was fetched".into(),
+                    reason: "it was not asked for".into(),
+                });
+            };
+            if std::mem::replace(got, true) {
+                return Ok(());
+            }
+            bytes += u64::from(chunk.len);
+            batch.push(Arrived { job, frame });
+            if bytes >= ARRIVED_BYTES_MAX || batch.len() >= ARRIVED_CHUNKS_MAX {
+                push(std::mem::take(&mut batch), std::mem::take(&mut bytes))?;
+            }
+            Ok(())
+        });
+        // What came before it broke off need not come again.
+        if !batch.is_empty() {
+            push(batch, bytes)?;
+        }
+        fetched?;
+        match got.iter().zip(&wanted).find(|(got, _)| !**got) {
+            None => Ok(()),
+            Some((_, chunk)) => {
+                Err(Error::NotFound { what: format!("chunk {}", chunk.id), place: "what was fetched".into() })
+            }
+        }
+    }
+
+    fn write_all(&self, jobs: &[Job], arrived: Vec<Arrived>) -> Result<()> {
         let mut open = OpenTargets::default();
-        let mut got = vec![false; batch.len()];
-        self.fetch.fetch(&wanted, &mut |at, chunk: Chunk| {
-            let job = batch.get(at).map(|&index| &jobs[index as usize]);
-            let Some(job) = job.filter(|job| chunk.to_ref() == job.chunk) else {
+        for Arrived { job, frame } in arrived {
+            let job = &jobs[job as usize];
+            let chunk = self.fetch.open(&job.chunk, frame)?;
+            if chunk.to_ref() != job.chunk {
                 return Err(Error::Damaged {
                     what: format!("chunk {}", chunk.id()),
                     place: "what was fetched".into(),
                     reason: "it was not asked for".into(),
                 });
-            };
-            if std::mem::replace(&mut got[at], true) {
-                return Ok(());
             }
             for place in &job.places {
                 self.write(*place, chunk.bytes(), &mut open)?;
@@ -296,14 +332,8 @@ impl Fill<'_> {
             let len = u64::from(job.chunk.len);
             self.tally.new.fetch_add(len, Ordering::Relaxed);
             self.tally.reused.fetch_add(len * (job.places.len() as u64 - 1), Ordering::Relaxed);
-            Ok(())
-        })?;
-        match got.iter().zip(&wanted).find(|(got, _)| !**got) {
-            None => Ok(()),
-            Some((_, chunk)) => {
-                Err(Error::NotFound { what: format!("chunk {}", chunk.id), place: "what was fetched".into() })
-            }
         }
+        Ok(())
     }
 
     fn write(&self, place: Place, bytes: &[u8], open: &mut OpenTargets) -> Result<()> {

@@ -1,5 +1,6 @@
 //! Where trees live: directories to publish from, and replicas to sync into.
 
+mod arrivals;
 mod beneath;
 mod disk;
 mod fill;
@@ -27,7 +28,8 @@ pub(crate) use nodelog::index_of;
 #[cfg(feature = "testing")]
 pub(crate) use state::{format_number, journal_again, state_again};
 
-pub use fill::fetch_batches;
+pub use arrivals::Arrivals;
+pub use fill::GROUP_CHUNKS_MAX;
 pub use nodelog::NodeLog;
 pub use reader::FileReader;
 pub use replica::{Replica, ReplicaOptions};
@@ -36,3 +38,4 @@ pub use scan::{Found, FoundKind, Scan, ScanOptions, SourceTree};
 pub use stage::{Fetch, Stage, StageOptions, Staged};
 pub use stat::{Fingerprint, StatTable};
 pub use survey::{Survey, SurveyOptions};
+pub use target::StagedFile;

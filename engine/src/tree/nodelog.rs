@@ -16,6 +16,7 @@ use crate::limits::NODE_LEN_MAX;
 use crate::version::{Node, NodeSource};
 
 use super::disk::{Disk, own};
+use super::spot::Kind;
 
 const HEADER: [u8; 16] = *b"floe nodes 1\n\0\0\0";
 const RECORD_HEADER_LEN: u64 = 36;
@@ -50,6 +51,7 @@ impl NodeLog {
     /// Opens the log to read and append; makes it where missing, cuts off a torn end.
     pub(super) fn open(disk: &Disk, proven: u64) -> Result<NodeLog> {
         let path = own("nodes");
+        disk.check_own(&path, Kind::File)?;
         let file = disk.open_write(&path, false)?;
         let log = NodeLog::none(place(disk));
         let (index, end) = read_index(&file, proven).at("read", disk.full(&path))?;
@@ -67,6 +69,7 @@ impl NodeLog {
     /// Opens the log to read, and leaves it as it is.
     pub(super) fn peek(disk: &Disk, proven: u64) -> Result<NodeLog> {
         let path = own("nodes");
+        disk.check_own(&path, Kind::File)?;
         let log = NodeLog::none(place(disk));
         match disk.open_file(&path) {
             Ok(file) => {
@@ -84,9 +87,14 @@ impl NodeLog {
         self.read().index.contains_key(id)
     }
 
-    /// True if `error` tells of damage in this log.
+    /// True if `error` tells of damage in this log, or of something that it lacks.
     pub fn is_blamed(&self, error: &Error) -> bool {
-        matches!(error, Error::Damaged { place, .. } | Error::Malformed { place, .. } if *place == self.place)
+        match error {
+            Error::Damaged { place, .. } | Error::Malformed { place, .. } | Error::NotFound { place, .. } => {
+                *place == self.place
+            }
+            _ => false,
+        }
     }
 
     /// Adds a node that is not here yet, or whose bytes here are not what its id says.

@@ -1,10 +1,13 @@
-//! Names that other systems cannot hold: pure, over the paths of a scan.
+//! What other systems cannot hold, and what no version keeps: pure, over the paths of a scan.
 //!
 //! Two paths collide by case exactly where two names in one directory do, so only those pairs are reported.
 
 use std::collections::HashMap;
 
+use rustix::fs::FileType;
+
 use crate::progress::Notice;
+use crate::version::RelPath;
 
 /// Most notices of each kind: a tree made for one system must not flood the report.
 pub(super) const NOTICES_MAX: usize = 100;
@@ -31,6 +34,28 @@ pub(super) fn notices<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Vec<N
     doubles.dedup();
     if !doubles.is_empty() {
         notices.extend(collisions(paths, &doubles));
+    }
+    notices
+}
+
+/// What to tell of files and directories with bits that no version keeps, and of names that are `.floe` in another
+/// case.
+pub(super) fn not_kept(mut special: Vec<(RelPath, FileType)>, state_like: Vec<String>) -> Vec<Notice> {
+    const STATE: &str = "left out: `.floe`, in any case, is where a synced directory keeps its own state";
+    const FILE: &str = "its setuid, setgid or sticky bit is not kept";
+    let told = |path, reason: &str| Notice::NotKept { path, reason: reason.to_owned() };
+    special.sort_unstable_by(|left, right| left.0.cmp(&right.0));
+    let (dirs, files): (Vec<_>, Vec<_>) =
+        special.into_iter().partition(|(_, kind)| *kind == FileType::Directory);
+    let mut notices: Vec<_> = state_like.into_iter().map(|path| told(path, STATE)).collect();
+    notices.extend(files.into_iter().take(NOTICES_MAX).map(|(path, _)| told(path.to_string(), FILE)));
+    // Directories inherit such a bit from the one above: often all of them have it.
+    if let Some((first, _)) = dirs.first() {
+        let reason = match dirs.len() - 1 {
+            0 => "its setgid or sticky bit is not kept".to_owned(),
+            more => format!("its setgid or sticky bit is not kept, nor that of {more} more directories"),
+        };
+        notices.push(told(first.to_string(), &reason));
     }
     notices
 }

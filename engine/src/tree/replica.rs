@@ -37,6 +37,8 @@ pub struct Replica {
     // Held for as long as this lives; only one that is held may write.
     lock: Option<Lock>,
     state: Option<State>,
+    // Why there is no state, if there is one that cannot be read.
+    damage: Option<Error>,
     // Set when the recorded version turns out not to be readable: from then on nothing counts as recorded.
     forgotten: AtomicBool,
     nodes: NodeLog,
@@ -44,19 +46,22 @@ pub struct Replica {
 
 impl Replica {
     /// Opens `dir` for writing: creates it and `.floe/` where they are missing, takes the lock, finishes an
-    /// interrupted switch. Damaged state is told as a notice and then counts as not there.
+    /// interrupted switch. Damaged state is told as a notice and then counts as not there. The nodes of the version
+    /// recorded may be missing or damaged; reading them tells.
     pub fn open(dir: &Path, options: &ReplicaOptions, progress: &dyn Progress) -> Result<Replica> {
         let disk = Disk::create(dir, options.faults.clone())?;
         refuse_store(&disk)?;
+        disk.check_own(STATE_DIR, Kind::Dir)?;
         disk.mkdir(STATE_DIR)?;
         let lock = state::lock(&disk)?;
         if !state::check_format(&disk)? {
             state::write_format(&disk)?;
         }
+        disk.check_own(&own("stage"), Kind::Dir)?;
         disk.mkdir(&own("stage"))?;
         let journal = match usable(state::read_journal(&disk), progress)? {
             Usable::Yes(journal) => journal,
-            Usable::Damaged => {
+            Usable::Damaged(_) => {
                 // How far the switch came is not known. The recorded version still tells which files are floe's;
                 // without fingerprints all of them are read and compared with it.
                 disk.rename(&own("journal"), &own("journal.damaged"))?;
@@ -78,22 +83,14 @@ impl Replica {
             state::write_state(&disk, &state)?;
             swap::clear(&disk)?;
         }
-        let state = match usable(state::read_state(&disk), progress)? {
-            Usable::Yes(state) => state,
-            Usable::Damaged => None,
+        let (state, damage) = match usable(state::read_state(&disk), progress)? {
+            Usable::Yes(state) => (state, None),
+            Usable::Damaged(error) => (None, Some(error)),
         };
         let nodes = NodeLog::open(&disk, state.as_ref().map_or(0, |state| state.nodes_len))?;
-        let state = state.filter(|state| {
-            let there = nodes.contains(&state.version.root());
-            if !there {
-                progress.notice(Notice::StateIgnored {
-                    what: format!("version {} is recorded, but its nodes are damaged", state.version),
-                });
-            }
-            there
-        });
         let forgotten = AtomicBool::new(false);
-        Ok(Replica { dir: dir.to_owned(), disk: Some(disk), lock: Some(lock), state, forgotten, nodes })
+        let (disk, lock) = (Some(disk), Some(lock));
+        Ok(Replica { dir: dir.to_owned(), disk, lock, state, damage, forgotten, nodes })
     }
 
     /// Looks without touching anything: no directory is made, no lock taken, nothing recovered. An interrupted switch
@@ -104,6 +101,7 @@ impl Replica {
             disk,
             lock: None,
             state: None,
+            damage: None,
             forgotten: AtomicBool::new(false),
             nodes: NodeLog::none(format!("`{}`", dir.display())),
         };
@@ -115,7 +113,8 @@ impl Replica {
             Err(error) => return Err(error),
         };
         refuse_store(&disk)?;
-        if disk.kind(STATE_DIR)? != Some(Kind::Dir) {
+        disk.check_own(STATE_DIR, Kind::Dir)?;
+        if disk.kind(STATE_DIR)?.is_none() {
             return Ok(none(Some(disk)));
         }
         state::check_format(&disk)?;
@@ -142,6 +141,11 @@ impl Replica {
     /// The version recorded; `None` before the first sync, or when the record is not usable.
     pub fn version(&self) -> Option<VersionId> {
         self.recorded().map(|state| state.version)
+    }
+
+    /// What is wrong with the record, if [`Replica::open`] found one that it could not use.
+    pub fn into_damage(self) -> Option<Error> {
+        self.damage
     }
 
     /// The name it was synced by.
@@ -234,7 +238,7 @@ pub(super) fn switching(disk: &Disk) -> Error {
 
 enum Usable<T> {
     Yes(T),
-    Damaged,
+    Damaged(Error),
 }
 
 // A damaged record is told and does not stop anything; one from the future, or a disk that does not answer, does.
@@ -243,7 +247,7 @@ fn usable<T>(read: Result<T>, progress: &dyn Progress) -> Result<Usable<T>> {
         Ok(record) => Ok(Usable::Yes(record)),
         Err(error @ (Error::Malformed { .. } | Error::Limit { .. } | Error::UnsafePath { .. })) => {
             progress.notice(Notice::StateIgnored { what: error.to_string() });
-            Ok(Usable::Damaged)
+            Ok(Usable::Damaged(error))
         }
         Err(error) => Err(error),
     }

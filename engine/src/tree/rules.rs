@@ -46,18 +46,21 @@ impl Rules {
             Err(rustix::io::Errno::LOOP) => {
                 return Err(Error::Unpublishable { path, reason: "rules are not read through a symlink" });
             }
+            Err(rustix::io::Errno::NOENT) => return Err(Error::Changed { path }),
             Err(error) => return Err(Error::io("open", path, error.into())),
         };
         let stat = rustix::fs::fstat(&fd).map_err(Into::into).at("stat", &path)?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Ok(above);
         }
-        let mut text = String::new();
-        std::fs::File::from(fd).take(RULES_LEN_MAX + 1).read_to_string(&mut text).at("read", &path)?;
+        let mut text = Vec::new();
+        std::fs::File::from(fd).take(RULES_LEN_MAX + 1).read_to_end(&mut text).at("read", &path)?;
         if text.len() as u64 > RULES_LEN_MAX {
-            let what = format!("length of `{}`", path.display());
-            return Err(Error::Limit { what, actual: text.len() as u64, max: RULES_LEN_MAX });
+            return Err(Error::Unpublishable { path, reason: "rules are not read beyond 1 MiB" });
         }
+        let Ok(text) = String::from_utf8(text) else {
+            return Err(Error::Unpublishable { path, reason: "its rules are not UTF-8" });
+        };
         let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
         let lines = (1..).zip(text.lines());
         let matcher = compile(

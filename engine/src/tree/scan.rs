@@ -74,11 +74,12 @@ pub struct Scan {
     pub unpublishable: Vec<std::path::PathBuf>,
     /// With `tolerate_foreign`: what could not be looked into for want of permission. In path order.
     pub closed: Vec<RelPath>,
-    /// Names that other systems cannot hold.
+    /// Names that other systems cannot hold, and what no version keeps.
     pub notices: Vec<Notice>,
 }
 
-/// An open directory to publish from. `.floe` at its top, in any case, is never part of it.
+/// An open directory to publish from. `.floe` at its top is never part of it; in another case it is left out, too, and
+/// told.
 #[derive(Debug)]
 pub struct SourceTree {
     dir: PathBuf,
@@ -105,7 +106,8 @@ impl SourceTree {
         walked.unpublishable.sort_unstable();
         walked.closed.sort_unstable();
         let found = in_order(walked.listings);
-        let notices = portable::notices(found.iter().map(|found| found.path.as_str()));
+        let mut notices = portable::notices(found.iter().map(|found| found.path.as_str()));
+        notices.extend(portable::not_kept(walked.special, walked.state_like));
         let (left_out, unpublishable, closed) = (walked.left_out, walked.unpublishable, walked.closed);
         Ok(Scan { found, left_out, started_unix_ns, unpublishable, closed, notices })
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use rustix::fs::{FileType, RawMode};
 
-use crate::content::Chunk;
+use crate::content::{Chunk, Frame};
 use crate::error::Result;
 use crate::id::{ChunkRef, NodeId, VersionId};
 use crate::progress::{Notice, Phase, Progress, check};
@@ -22,8 +22,11 @@ use super::target::{self, Target};
 
 /// Brings chunks that are not here.
 pub trait Fetch: Sync {
-    /// Calls `each(index, chunk)` once for every chunk, in any order. One that cannot be had is an error.
-    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Chunk) -> Result<()>) -> Result<()>;
+    /// Calls `each(index, frame)` once for every chunk, in any order; best in the order of `want`. One that cannot be
+    /// had is an error. Called for all chunks that can be asked for together; `each` waits while enough is under way.
+    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Frame) -> Result<()>) -> Result<()>;
+    /// Opens the frame that was brought for `want`: the trust door. Called by several threads, also while `fetch` runs.
+    fn open(&self, want: &ChunkRef, frame: Frame) -> Result<Chunk>;
 }
 
 /// How a stage is filled.

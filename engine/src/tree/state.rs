@@ -129,6 +129,7 @@ impl Lock {
 /// Takes the lock, or tells who has it.
 pub(super) fn lock(disk: &Disk) -> Result<Lock> {
     let path = own("lock");
+    disk.check_own(&path, Kind::File)?;
     let file = disk.open_write(&path, false)?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
@@ -149,6 +150,7 @@ pub(super) fn lock(disk: &Disk) -> Result<Lock> {
 /// Checks `FORMAT`. True if it is there.
 pub(super) fn check_format(disk: &Disk) -> Result<bool> {
     let path = own("FORMAT");
+    disk.check_own(&path, Kind::File)?;
     let place = format!("`{}`", disk.full(&path).display());
     let malformed = |reason: &str| Error::Malformed {
         kind: "replica format",
@@ -208,6 +210,7 @@ fn read_record<T: Encode + Decode<()>>(
     max: usize,
 ) -> Result<Option<T>> {
     let path = own(name);
+    disk.check_own(&path, Kind::File)?;
     let Some(bytes) = disk.read(&path, max as u64)? else { return Ok(None) };
     decode_filed(kind, &bytes, max, &format!("`{}`", disk.full(&path).display())).map(Some)
 }

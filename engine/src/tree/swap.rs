@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::progress::{Phase, Progress};
 use crate::version::{DIR_MODE, Entry, EntryKind, Manifest, Plan, RelPath, STATE_DIR, Step};
 
+use super::arrivals;
 use super::disk::{Disk, is_absent, own};
 use super::known::{Known, Placed};
 use super::spot::{Kind, Spot, kind_of, mode_of};
@@ -372,6 +373,7 @@ pub(super) fn run(disk: &Disk, journal: &Journal, attempt: Attempt, progress: &d
 pub(super) fn clear(disk: &Disk) -> Result<()> {
     disk.unlink(&own("journal"))?;
     disk.sync_dir(STATE_DIR)?;
+    arrivals::clear(disk)?;
     for (name, kind) in disk.list(&own("stage"))? {
         match (name.to_str(), kind) {
             (Some(name), Kind::Dir) => disk.rmdir(&own(&format!("stage/{name}")))?,

@@ -7,9 +7,12 @@ use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{At, Error, Result};
+use crate::id::ChunkRef;
 use crate::version::{Content, Entry, EntryKind, Plan, RelPath, Step};
 
 use super::disk::{Disk, own};
+use super::replica::Replica;
+use super::seed::read_proven;
 use super::spot::Kind;
 use super::state::StageKey;
 
@@ -184,6 +187,28 @@ impl Target<'_> {
             place: format!("the version, at `{}`", self.path.as_str().escape_debug()),
             reason: "its chunks do not add up to its length".into(),
         }
+    }
+}
+
+/// A file that an interrupted run left in the stage.
+pub struct StagedFile {
+    file: File,
+    buffer: Vec<u8>,
+}
+
+impl StagedFile {
+    /// True if it holds `chunk` at `offset`: that is read and hashed.
+    pub fn holds(&mut self, offset: u64, chunk: &ChunkRef) -> bool {
+        read_proven(&self.file, offset, chunk, &mut self.buffer)
+    }
+}
+
+impl Replica {
+    /// What an interrupted run left of the file that `want` is to be. `None` if there is nothing, or nothing that can be
+    /// read.
+    pub fn staged(&self, want: &Entry) -> Option<StagedFile> {
+        let file = self.disk()?.open_file(&key_of(want).path()).ok()?;
+        Some(StagedFile { file, buffer: Vec::new() })
     }
 }
 

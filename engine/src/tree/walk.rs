@@ -18,7 +18,7 @@ use rustix::fs::{AtFlags, FileType, OFlags, Stat, readlinkat, statat};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
-use crate::limits::{SYMLINK_LEN_MAX, THREADS_MAX};
+use crate::limits::{COMPONENT_LEN_MAX, PATH_LEN_MAX, SYMLINK_LEN_MAX, THREADS_MAX};
 use crate::progress::{self, Progress};
 use crate::version::{RelPath, STATE_DIR};
 
@@ -29,6 +29,9 @@ use super::stat::Fingerprint;
 
 // Names that one thread takes from a directory before others may help.
 const PART_LEN: usize = 4096;
+// Set user id, set group id, sticky.
+const SPECIAL_BITS: u32 = 0o7000;
+const _: () = assert!(PATH_LEN_MAX == 4095 && COMPONENT_LEN_MAX == 255, "as the refusals say");
 
 /// One line of a directory's listing.
 #[derive(Debug)]
@@ -69,6 +72,10 @@ pub(super) struct Walked {
     pub(super) left_out: u64,
     pub(super) unpublishable: Vec<PathBuf>,
     pub(super) closed: Vec<RelPath>,
+    /// Files and directories with mode bits that no version keeps.
+    pub(super) special: Vec<(RelPath, FileType)>,
+    /// Names at the top that are `.floe` in another case.
+    pub(super) state_like: Vec<String>,
 }
 
 /// Walks the tree open at `root`, which errors call `dir`.
@@ -105,6 +112,8 @@ pub(super) fn walk(
         walked.left_out += worker.left_out;
         walked.unpublishable.extend(worker.unpublishable);
         walked.closed.extend(worker.closed);
+        walked.special.extend(worker.special);
+        walked.state_like.extend(worker.state_like);
         for (id, mut part) in worker.listings {
             let whole = walked.listings.entry(id).or_default();
             whole.foreign |= part.foreign;
@@ -237,6 +246,8 @@ struct Worker<'w, 'a> {
     left_out: u64,
     unpublishable: Vec<PathBuf>,
     closed: Vec<RelPath>,
+    special: Vec<(RelPath, FileType)>,
+    state_like: Vec<String>,
     // Reused: the path being looked at, the kernel's directory buffer, new work.
     path: String,
     buffer: Vec<u8>,
@@ -251,6 +262,8 @@ impl<'w, 'a> Worker<'w, 'a> {
             left_out: 0,
             unpublishable: Vec::new(),
             closed: Vec::new(),
+            special: Vec::new(),
+            state_like: Vec::new(),
             path: String::new(),
             buffer: Vec::with_capacity(64 << 10),
             jobs: Vec::new(),
@@ -277,7 +290,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         let path = prefix.strip_suffix('/').unwrap_or(".");
         let fd = match open_beneath(self.walk.root, path, OFlags::RDONLY | OFlags::DIRECTORY) {
             Ok(fd) => fd,
-            Err(error) if is_gone(error) && id != 0 => return Ok(()),
+            Err(error) if is_gone(error) && id != 0 => return self.vanished(|| self.walk.dir.join(path)),
             Err(Errno::ACCESS) if id != 0 && self.close(path) => {
                 self.listings.push((id, Listing { foreign: true, closed: true, ..Listing::default() }));
                 return Ok(());
@@ -288,10 +301,10 @@ impl<'w, 'a> Worker<'w, 'a> {
         let mut has_rules = false;
         let read = read_names(&fd, &mut self.buffer, |name, kind| {
             let bytes = name.to_bytes();
-            if bytes != b"."
-                && bytes != b".."
-                && !(id == 0 && bytes.eq_ignore_ascii_case(STATE_DIR.as_bytes()))
-            {
+            if id == 0 && bytes.eq_ignore_ascii_case(STATE_DIR.as_bytes()) {
+                let other_case = bytes != STATE_DIR.as_bytes();
+                self.state_like.extend(other_case.then(|| name.to_string_lossy().into_owned()));
+            } else if bytes != b"." && bytes != b".." {
                 has_rules |= bytes == RULES_NAME.as_bytes();
                 names.push(name, kind);
             }
@@ -328,7 +341,7 @@ impl<'w, 'a> Worker<'w, 'a> {
         Ok(())
     }
 
-    // One name. What vanished since it was listed is as if it had gone before.
+    // One name.
     fn look(&mut self, listed: &Listed, name: &CStr, kind: FileType, listing: &mut Listing) -> Result<()> {
         let Ok(text) = name.to_str() else {
             return self.refuse(listed, name, listing, "its name is not UTF-8");
@@ -339,7 +352,9 @@ impl<'w, 'a> Worker<'w, 'a> {
         let mut known = None;
         if self.has_rules(listed) {
             let is_dir = if kind == FileType::Unknown {
-                let Some(stat) = self.stat_one(listed, name)? else { return Ok(()) };
+                let Some(stat) = self.stat_one(listed, name)? else {
+                    return self.name_vanished(listed, name);
+                };
                 known = Some(stat);
                 FileType::from_raw_mode(stat.st_mode) == FileType::Directory
             } else {
@@ -354,7 +369,7 @@ impl<'w, 'a> Worker<'w, 'a> {
             Some(stat) => stat,
             None => match self.stat_one(listed, name) {
                 Ok(Some(stat)) => stat,
-                Ok(None) => return Ok(()),
+                Ok(None) => return self.name_vanished(listed, name),
                 Err(error) if is_denied(&error) && self.close_found() => {
                     listing.foreign = true;
                     return Ok(());
@@ -364,8 +379,15 @@ impl<'w, 'a> Worker<'w, 'a> {
         };
         let path = match RelPath::parse(&self.path) {
             Ok(path) => path,
-            Err(_) if self.walk.options.tolerate_foreign => return self.refuse(listed, name, listing, ""),
-            Err(error) => return Err(error),
+            Err(_) => {
+                let long_path = self.path.len() > PATH_LEN_MAX;
+                let reason = if long_path {
+                    "path too long, over 4095 bytes"
+                } else {
+                    "name too long, over 255 bytes"
+                };
+                return self.refuse(listed, name, listing, reason);
+            }
         };
         self.take(listed, name, path, &stat, listing)
     }
@@ -380,6 +402,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     ) -> Result<()> {
         let fingerprint = Fingerprint::of(stat);
         let mode = fingerprint.permissions();
+        self.note_special(&path, stat);
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => FoundKind::File { mode, len: fingerprint.len },
             FileType::Symlink => match self.target(listed, name, listing)? {
@@ -412,7 +435,7 @@ impl<'w, 'a> Worker<'w, 'a> {
     fn target(&mut self, listed: &Listed, name: &CStr, listing: &mut Listing) -> Result<Option<String>> {
         let target = match readlinkat(&listed.fd, name, Vec::new()) {
             Ok(target) => target,
-            Err(Errno::NOENT | Errno::INVAL) => return Ok(None),
+            Err(Errno::NOENT | Errno::INVAL) => return self.name_vanished(listed, name).map(|()| None),
             Err(error) => return Err(self.io("read link", listed, name, error)),
         };
         match target.into_string() {
@@ -454,6 +477,26 @@ impl<'w, 'a> Worker<'w, 'a> {
         listing.foreign = true;
         self.unpublishable.push(Path::new(&*listed.prefix).join(OsStr::from_bytes(name)));
         Ok(())
+    }
+
+    // A version keeps the nine permission bits only.
+    #[allow(clippy::useless_conversion)] // The widths differ between systems.
+    fn note_special(&mut self, path: &RelPath, stat: &Stat) {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        let kept = matches!(kind, FileType::RegularFile | FileType::Directory);
+        if kept && u32::from(stat.st_mode) & SPECIAL_BITS != 0 && !self.walk.options.tolerate_foreign {
+            self.special.push((path.clone(), kind));
+        }
+    }
+
+    // What was there when its directory was listed and is not any more may be somewhere else by now, where nobody
+    // looks again: to publish the tree without it would be to lose it in silence. In a replica it is just gone.
+    fn vanished(&self, path: impl FnOnce() -> PathBuf) -> Result<()> {
+        if self.walk.options.tolerate_foreign { Ok(()) } else { Err(Error::Changed { path: path() }) }
+    }
+
+    fn name_vanished(&self, listed: &Listed, name: &CStr) -> Result<()> {
+        self.vanished(|| self.walk.full_path(&listed.prefix, name.to_bytes()))
     }
 
     fn stat_one(&self, listed: &Listed, name: &CStr) -> Result<Option<Stat>> {

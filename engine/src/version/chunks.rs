@@ -1,19 +1,20 @@
 //! Chunks of two files that differ, and the distinct chunks of one. Both read a node once however often it
 //! is repeated, so that a small file of nodes that stands for very many chunks costs what is read, not what it claims.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::hash::Hash;
 
 use crate::error::Result;
 use crate::id::{ChunkRef, NodeId};
 
-use super::cursor::{lie, read_pages, read_top};
+use super::cursor::{Cursor, Head, lie, read_pages, read_top};
 use super::entry::Content;
 use super::node::NodeSource;
 use super::page::{Chunks, ChunksLink, Page, PageOf, Shape, chunks_of};
 
 /// Nodes read at once.
-const BATCH: usize = 64;
+pub(super) const BATCH: usize = 64;
 
 /// Chunks of two contents outside their equal subtrees; each once, in order of first use.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,15 +51,16 @@ pub fn diff_chunks(
     Ok(ChunkDiff { have: old.chunks, want: new.chunks })
 }
 
-/// Calls `each` for the chunks of a file, once for every node that is not in `seen`. In no order.
+/// Calls `each` with the chunks of a file and their places in it, once for every node that is not in `seen`. In no
+/// order.
 pub(super) fn each_distinct(
     (source, len, content): (&dyn NodeSource, u64, &Content),
     seen: &mut HashSet<NodeId>,
-    each: &mut impl FnMut(&ChunkRef),
+    each: &mut impl FnMut(u64, &ChunkRef),
 ) -> Result<()> {
     let root = match content {
         Content::Inline(chunks) => {
-            chunks.iter().for_each(each);
+            (0..).zip(chunks).for_each(|(at, chunk)| each(at, chunk));
             return Ok(());
         }
         Content::Tree { root, .. } => root,
@@ -66,22 +68,28 @@ pub(super) fn each_distinct(
     if !seen.insert(*root) {
         return Ok(());
     }
-    let mut pages = vec![top(source, len, content, *root)?];
-    let mut todo: Vec<(u8, ChunksLink)> = Vec::new();
+    let mut pages = vec![(0, top(source, len, content, *root)?)];
+    let mut todo: Vec<(u8, u64, ChunksLink)> = Vec::new();
     loop {
-        for page in pages {
+        for (mut at, page) in pages {
             match page {
-                Page::Leaf(chunks) => chunks.iter().for_each(&mut *each),
+                Page::Leaf(chunks) => (at..).zip(&chunks).for_each(|(at, chunk)| each(at, chunk)),
                 Page::Inner(level, links) => {
-                    todo.extend(links.into_iter().filter(|l| seen.insert(l.child)).map(|l| (level - 1, l)));
+                    for link in links {
+                        if seen.insert(link.child) {
+                            todo.push((level - 1, at, link));
+                        }
+                        at += link.chunks;
+                    }
                 }
             }
         }
         // The deepest first, one level at a time: `todo` stays as short as the tree is high.
-        let Some(&(level, _)) = todo.last() else { return Ok(()) };
-        let run = todo.iter().rev().take(BATCH).take_while(|(other, _)| *other == level).count();
-        let links: Vec<ChunksLink> = todo.drain(todo.len() - run..).map(|(_, link)| link).collect();
-        pages = proven(source, &links, level)?;
+        let Some(&(level, ..)) = todo.last() else { return Ok(()) };
+        let run = todo.iter().rev().take(BATCH).take_while(|(other, ..)| *other == level).count();
+        let (places, links): (Vec<u64>, Vec<ChunksLink>) =
+            todo.drain(todo.len() - run..).map(|(_, at, link)| (at, link)).unzip();
+        pages = places.into_iter().zip(proven(source, &links, level)?).collect();
     }
 }
 
@@ -124,15 +132,89 @@ impl<'a> Frontier<'a> {
     }
 }
 
-fn top(source: &dyn NodeSource, len: u64, content: &Content, root: NodeId) -> Result<PageOf<Chunks>> {
+/// Reads the top page of a file's chunk tree.
+pub(super) fn top(
+    source: &dyn NodeSource,
+    len: u64,
+    content: &Content,
+    root: NodeId,
+) -> Result<PageOf<Chunks>> {
     read_top::<Chunks>(source, root, |page| chunks_of(page) == Some((len, content.chunk_count())))
 }
 
-fn proven(source: &dyn NodeSource, links: &[ChunksLink], level: u8) -> Result<Vec<PageOf<Chunks>>> {
+/// Reads the pages of `links`, which must be of `level` and what their links say.
+pub(super) fn proven(
+    source: &dyn NodeSource,
+    links: &[ChunksLink],
+    level: u8,
+) -> Result<Vec<PageOf<Chunks>>> {
     let pages = read_pages::<Chunks>(source, links, level)?;
     match links.iter().zip(&pages).find(|(link, page)| !Chunks::describes(link, None, page)) {
         Some((link, _)) => Err(lie::<Chunks>(source, link.child, "is not what the page above it says")),
         None => Ok(pages),
+    }
+}
+
+/// Reads stretches of a file's chunks; forward ones without opening the tree again.
+pub(super) struct ChunkRanges<'a> {
+    source: &'a dyn NodeSource,
+    len: u64,
+    content: Content,
+    // Where the next read begins, if nothing lies between.
+    cursor: Option<(u64, Cursor<'a, Chunks>)>,
+}
+
+impl<'a> ChunkRanges<'a> {
+    pub fn new(source: &'a dyn NodeSource, len: u64, content: Content) -> Self {
+        Self { source, len, content, cursor: None }
+    }
+
+    /// Calls `each` with `count` chunks from the `first` on; `None` if the file has fewer.
+    pub fn read(
+        &mut self,
+        first: u64,
+        count: u64,
+        each: &mut impl FnMut(ChunkRef) -> Result<()>,
+    ) -> Result<Option<()>> {
+        let Some(end) = first.checked_add(count).filter(|end| *end <= self.content.chunk_count()) else {
+            return Ok(None);
+        };
+        let root = match &self.content {
+            Content::Inline(chunks) => {
+                let chunks = chunks.get(first as usize..end as usize).unwrap_or_default();
+                return chunks.iter().try_for_each(|chunk| each(*chunk)).map(Some);
+            }
+            Content::Tree { root, .. } => *root,
+        };
+        let (mut at, mut cursor) = match self.cursor.take().filter(|(at, _)| *at <= first) {
+            Some(open) => open,
+            None => {
+                let whole = Some((self.len, self.content.chunk_count()));
+                (0, Cursor::open(self.source, root, |page| chunks_of(page) == whole)?)
+            }
+        };
+        while at < end {
+            match cursor.head() {
+                Head::Link(_, link) if at + link.chunks <= first => {
+                    at += link.chunks;
+                    cursor.skip();
+                }
+                Head::Link(_, link) => {
+                    let reach = Cell::new((end - at).saturating_sub(link.chunks));
+                    cursor.enter(|link| reach.replace(reach.get().saturating_sub(link.chunks)) > 0)?;
+                }
+                Head::Item(chunk) => {
+                    if at >= first {
+                        each(*chunk)?;
+                    }
+                    at += 1;
+                    cursor.take();
+                }
+                Head::End => return Err(lie::<Chunks>(self.source, root, "ends before its last chunk")),
+            }
+        }
+        self.cursor = Some((at, cursor));
+        Ok(Some(()))
     }
 }
 

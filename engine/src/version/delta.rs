@@ -281,7 +281,7 @@ impl Changed {
     ) -> Result<()> {
         let mut seen = HashSet::new();
         let mut visit = |file: (u64, &Content), left: &mut HashSet<ChunkRef>| {
-            each_distinct((base.source(), file.0, file.1), &mut seen, &mut |chunk| {
+            each_distinct((base.source(), file.0, file.1), &mut seen, &mut |_, chunk| {
                 left.remove(chunk);
             })
         };

@@ -149,9 +149,9 @@ impl<'a> Manifest<'a> {
         }
     }
 
-    /// Checks that `bytes`, from `place`, are the root node of version `id`.
-    pub fn check_root(id: VersionId, bytes: &[u8], place: &str) -> Result<()> {
-        open_root(id, bytes, place).map(drop)
+    /// Checks that `bytes`, from `place`, are the root node of version `id`; returns its sums.
+    pub fn check_root(id: VersionId, bytes: &[u8], place: &str) -> Result<Totals> {
+        open_root(id, bytes, place).map(|root| root.totals)
     }
 
     /// Its name.
@@ -193,20 +193,24 @@ impl<'a> Manifest<'a> {
 
     // The first entry whose path is `key` or greater.
     fn seek(&self, key: &str) -> Result<Option<Entry>> {
-        let Some(top) = self.root.top else { return Ok(None) };
+        let mut entries = self.page_at(key)?;
+        let at = entries.partition_point(|entry| entry.path.as_str() < key);
+        Ok((at < entries.len()).then(|| entries.swap_remove(at)))
+    }
+
+    /// The page of entries that `key` lies in, or between it and the one before; none if it lies behind the last.
+    pub(super) fn page_at(&self, key: &str) -> Result<Vec<Entry>> {
+        let Some(top) = self.root.top else { return Ok(Vec::new()) };
         let mut page = read_top::<Entries>(self.source, top.node, |page| self.has_top(page))?;
         let mut before = None;
         loop {
             let (level, mut links) = match page {
                 Page::Inner(level, links) => (level, links),
-                Page::Leaf(mut entries) => {
-                    let at = entries.partition_point(|entry| entry.path.as_str() < key);
-                    return Ok((at < entries.len()).then(|| entries.swap_remove(at)));
-                }
+                Page::Leaf(entries) => return Ok(entries),
             };
             let at = links.partition_point(|link| link.last.as_str() < key);
             links.truncate(at + 1);
-            let (Some(link), true) = (links.pop(), links.len() == at) else { return Ok(None) };
+            let (Some(link), true) = (links.pop(), links.len() == at) else { return Ok(Vec::new()) };
             before = links.pop().or(before);
             let child = read_pages::<Entries>(self.source, std::slice::from_ref(&link), level - 1)?.pop();
             page = child

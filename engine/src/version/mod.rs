@@ -5,6 +5,7 @@ mod build;
 mod chunks;
 mod cursor;
 mod delta;
+mod edits;
 mod entry;
 mod manifest;
 mod node;
@@ -14,6 +15,7 @@ mod plan;
 
 pub use chunks::{ChunkDiff, diff_chunks};
 pub use delta::{Change, Delta, diff};
+pub use edits::{Edits, apply_edits, make_edits};
 pub(crate) use entry::DIR_MODE;
 pub use entry::{Content, Entry, EntryKind};
 pub use manifest::{ChunkListBuilder, Manifest, ManifestBuilder, Totals};

@@ -31,6 +31,12 @@ const MEANINGS: &[(&str, &str)] = &[
     ("formats/v1/state.bin", "state of a replica"),
     ("formats/v1/journal.bin", "journal of a replica in the middle of a switch"),
     ("formats/v1/node-log.bin", "node log of a replica"),
+    ("formats/v1/edits.bin", "edits of every kind, of the version in `testing::doors::base`"),
+    (
+        "formats/v1/update.bin",
+        "update stream with those edits; for reading only, as its edits are compressed",
+    ),
+    ("formats/v1/update-unit.bin", "unit of that stream"),
     ("formats/v1/frame-stored.bin", "frame of a chunk, plain"),
     ("formats/v1/frame-zstd.bin", "frame of a chunk, compressed; for decoding only"),
     ("formats/v1/FORMAT-replica", "format file of a replica"),

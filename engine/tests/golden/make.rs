@@ -7,11 +7,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use floe::content::{Compression, CutParams, Frame};
-use floe::store::{MemStore, Name, NameRecord, RocksOptions, RocksStore, Store};
+use floe::store::{MemStore, Name, NameRecord, NewChunk, RocksOptions, RocksStore, Store, UpdateAsk};
+use floe::sync::stream::{self, UpdateReader};
 use floe::sync::{PublishOptions, SyncOptions, Target, publish, sync};
-use floe::testing::doors::bound_value;
+use floe::testing::doors::{base, bound_value};
 use floe::tree::{Fingerprint, StatTable};
-use floe::version::{ChunkListBuilder, Content, Entry, EntryKind, ManifestBuilder, NodeSink, RelPath};
+use floe::version::{
+    ChunkListBuilder, Content, Entry, EntryKind, Manifest, ManifestBuilder, NodeSink, RelPath, make_edits,
+};
 use floe::{ChunkId, ChunkRef, Faults, NodeId, Silent, VersionId};
 
 use crate::world::{Item, Tree};
@@ -234,6 +237,69 @@ pub fn replica_records() -> [(&'static str, Vec<u8>); 3] {
     [("state.bin", state), ("node-log.bin", nodes), ("journal.bin", read("journal"))]
 }
 
+/// The version that the edits lead to, in a store that has the base as well; and the base.
+pub fn edited() -> (MemStore, VersionId, VersionId) {
+    let (store, base, new) = base();
+    let old = chunks_of(&store, base, "base/long");
+    for (n, chunk) in (100..).zip(&new) {
+        let frame = Frame::encode(&[n; 100], Compression::None);
+        store.put_chunks(&[NewChunk { chunk: *chunk, frame }]).expect("in memory");
+    }
+    let mut nodes = Nodes::default();
+    let file = |nodes: &mut Nodes, text: &str, mode: u16, chunks: &[ChunkRef]| {
+        let mut list = ChunkListBuilder::new(nodes);
+        chunks.iter().for_each(|chunk| list.push(*chunk).expect("a chunk"));
+        let (content, len) = list.finish().expect("in memory");
+        Entry { path: path(text), kind: EntryKind::File { mode, len, content } }
+    };
+    let joined = [&old[5..], &new[..2], &old[..5], &new[..1]].concat();
+    let drawn = [&new[2..], &old[3..6]].concat();
+    let entries = [
+        file(&mut nodes, "base/again", 0o600, &drawn),
+        file(&mut nodes, "base/copy", 0o755, &old),
+        Entry { path: path("base/empty"), kind: EntryKind::Dir { mode: 0o755 } },
+        Entry { path: path("base/link"), kind: EntryKind::Symlink { target: "long".into() } },
+        file(&mut nodes, "base/long", 0o644, &joined),
+        file(&mut nodes, "base/tiny", 0o444, &chunks_of(&store, base, "base/tiny")),
+    ];
+    let mut builder = ManifestBuilder::new(CutParams::V1, &mut nodes);
+    entries.into_iter().for_each(|entry| builder.push(entry).expect("in order"));
+    let (version, _) = builder.finish().expect("in memory");
+    store.put_nodes(nodes.0).expect("in memory");
+    (store, base, version)
+}
+
+fn chunks_of(store: &MemStore, version: VersionId, text: &str) -> Vec<ChunkRef> {
+    let manifest = Manifest::open(store, version).expect("in memory");
+    let entry = manifest.get(&path(text)).expect("in memory").expect("a file of the version");
+    let EntryKind::File { content, .. } = entry.kind else { panic!("a file") };
+    manifest.chunks(&content).map(|chunk| chunk.expect("in memory")).collect()
+}
+
+fn edits() -> Vec<u8> {
+    let (store, base, version) = edited();
+    let open = |id| Manifest::open(&store, id).expect("in memory");
+    make_edits(Some(&open(base)), &open(version)).expect("in memory").expect("within the limits").bytes
+}
+
+fn update() -> Vec<u8> {
+    let (store, base, want) = edited();
+    let mut bytes = Vec::new();
+    let made = stream::make(&store, &UpdateAsk { have: Some(base), want, from_unit: 0 }, &mut |piece| {
+        bytes.extend(piece);
+        Ok(())
+    });
+    assert!(made.expect("in memory"));
+    bytes
+}
+
+fn unit() -> Vec<u8> {
+    let (bytes, (_, have, want)) = (update(), edited());
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+    let mut reader = UpdateReader::open(&bytes[..], &ask, "memory").expect("own bytes");
+    reader.next_unit().expect("own bytes").expect("a unit").bytes().to_vec()
+}
+
 /// Every record but frames, as this build writes it.
 pub fn records() -> Vec<(&'static str, Vec<u8>)> {
     let (small, many) = (version(entries()).1, version(many_entries()).1);
@@ -250,6 +316,8 @@ pub fn records() -> Vec<(&'static str, Vec<u8>)> {
         ("name.bin", bound_value(&name_record())),
         ("location.bin", [&[0, 0, 1, 2, 3, 4, 5, 6][..], &[0, 1, 2, 3], &[0, 0, 0, 9]].concat()),
         ("fingerprint-table.bin", fs::read(dir.path().join("table")).expect("read")),
+        ("edits.bin", edits()),
+        ("update-unit.bin", unit()),
         ("FORMAT-replica", b"floe replica 1\n".to_vec()),
         ("FORMAT-store", b"floe store 1\n".to_vec()),
     ];
@@ -272,6 +340,7 @@ pub fn all(dir: &Path) {
     }
     let plain = text(40);
     put("formats/v1/frame-stored.bin", Frame::encode(&plain, Compression::None).as_bytes());
+    put("formats/v1/update.bin", &update());
     put("formats/v1/frame-zstd.bin", Frame::encode(&plain, Compression::Zstd(3)).as_bytes());
 
     let [first, second] = trees();

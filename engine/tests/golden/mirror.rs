@@ -17,6 +17,11 @@ pub type InnerEntries = (u8, Vec<(String, Hash, u64)>);
 pub type Chunks = Vec<Chunk>;
 pub type InnerChunks = (u8, Vec<(Hash, u64, u64)>);
 pub type Name = (Hash, u64, u64);
+/// Base and target, the edits' length plain and sent and their hash, units, first unit.
+pub type UpdateHeader = (Option<Hash>, Hash, u64, u64, Hash, u64, u64);
+/// Number, lengths of chunks and frames, frames.
+pub type UpdateUnit = (u64, Vec<(u32, u32)>, Vec<u8>);
+pub type UpdateEnd = (Hash, u64);
 pub type State = (Hash, Option<String>, Vec<String>, u64, u64);
 pub type Table = (Hash, Hash, i128, Vec<u8>, Vec<Row>);
 /// Bytes shared with the path before, bytes of its own; length, mtime, ctime, inode, mode.
@@ -105,6 +110,40 @@ impl<'a> Words<'a> {
             1 => Content::Tree(self.take(), self.take()),
             tag => panic!("tag {tag} of a content"),
         }
+    }
+
+    /// Edits as lines, behind the parameters of the cut; paths as what they share and the rest.
+    pub fn edits(bytes: &'a [u8]) -> ((u8, u32, u32, u32), Vec<String>) {
+        let mut words = Words(bytes);
+        let params = words.take();
+        let path = |words: &mut Self| {
+            let (shared, rest): (u16, Vec<u8>) = (words.take(), words.take());
+            format!("{shared}+{}", String::from_utf8(rest).expect("text"))
+        };
+        let lines = words.list(|words| {
+            let at = path(words);
+            match words.take::<u32>() {
+                0 => format!("remove {at}"),
+                1 => format!("dir {at} {:o}", words.take::<u16>()),
+                2 => format!("link {at} {}", words.take::<String>()),
+                3 => format!("mode {at} {:o}", words.take::<u16>()),
+                4 => format!("whole {at} {:o} {}", words.take::<u16>(), path(words)),
+                5 => {
+                    let mode: u16 = words.take();
+                    let runs = words.list(|words| match words.take::<u32>() {
+                        0 => format!("copy {} {}", words.take::<u64>(), words.take::<u64>()),
+                        1 => format!("new {}", words.take::<u64>()),
+                        2 => format!("again {} {}", words.take::<u64>(), words.take::<u64>()),
+                        3 => format!("from {}", path(words)),
+                        tag => panic!("tag {tag} of a run"),
+                    });
+                    format!("file {at} {mode:o}: {}", runs.join(", "))
+                }
+                tag => panic!("tag {tag} of an edit"),
+            }
+        });
+        words.end();
+        (params, lines)
     }
 
     pub fn journal(mut self) -> Journal {

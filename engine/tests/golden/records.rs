@@ -2,9 +2,11 @@
 //! this build would write them the same.
 
 use floe::content::{Chunk, Codec, Frame};
+use floe::store::UpdateAsk;
+use floe::sync::stream::UpdateReader;
 use floe::testing::doors::knock;
 use floe::tree::StatTable;
-use floe::version::Node;
+use floe::version::{Manifest, Node, apply_edits};
 use floe::{ChunkId, ChunkRef, NodeId, VersionId};
 
 use crate::mirror::{self, Content, Journal, Kind, Words, written};
@@ -47,6 +49,9 @@ fn every_record_passes_its_door() {
         ("state", &["state"]),
         ("journal", &["journal"]),
         ("nodelog", &["node-log"]),
+        ("edits", &["edits"]),
+        ("unit", &["update-unit"]),
+        ("update", &["update"]),
     ] {
         for name in names {
             let taken = knock(door, &record(&format!("{name}.bin")));
@@ -226,6 +231,59 @@ fn replica_records() {
         ]),
     };
     assert_eq!(journal, expected);
+}
+
+#[test]
+fn updates() {
+    let ids = [
+        "508c7bc294ae02b10026479e000a06e5d8db39cb228a370bf83a8d01e955ff34",
+        "f7de5baaf25fcd9c41c8f0c4ffd45e0be9e163a7fa5820b188184b06d316874f",
+    ]
+    .map(version);
+    let edits = record("edits.bin");
+    let (params, lines) = Words::edits(&edits);
+    assert_eq!(params, (1, 16 << 10, 64 << 10, 256 << 10));
+    let expected = [
+        "file 0+base/again 600: new 1, from 0+base/long, copy 3 3",
+        "whole 5+copy 755 9+",
+        "dir 5+empty 755",
+        "link 5+link long",
+        "file 6+ong 644: copy 5 15, new 2, copy 0 5, again 1 1",
+        "remove 5+short",
+        "mode 5+tiny 444",
+    ];
+    assert_eq!(lines, expected);
+
+    let bytes = record("update.bin");
+    let (header, rest) = bytes.split_at(48 + usize::from(bytes[8]));
+    let (have, want, len, zlen, hash, units, from_unit): mirror::UpdateHeader =
+        Words::filed(header, 0x14).only();
+    assert_eq!((have, want), (Some(*ids[0].as_bytes()), *ids[1].as_bytes()));
+    assert_eq!((len, hash), (edits.len() as u64, *blake3::hash(&edits).as_bytes()));
+    assert_eq!((units, from_unit), (1, 0));
+    let (packed, rest) = rest.split_at(zlen as usize);
+    assert_eq!(zstd::bulk::decompress(packed, edits.len()).expect("a frame of zstd"), edits);
+    let unit = record("update-unit.bin");
+    let end = rest.strip_prefix(&unit[..]).expect("one unit");
+    let end: mirror::UpdateEnd = Words::filed(end, 0x16).only();
+    assert_eq!(end, (*ids[1].as_bytes(), 1));
+    let (index, lens, frames): mirror::UpdateUnit = Words::filed(&unit, 0x15).only();
+    assert_eq!((index, lens), (0, vec![(100, 101); 3]));
+    let frame = |n: u8| [&[0][..], &[n; 100]].concat();
+    assert_eq!(frames, [102, 100, 101].map(frame).concat());
+
+    let (store, base, target) = make::edited();
+    assert_eq!([base, target], ids);
+    let ask = UpdateAsk { have: Some(base), want: target, from_unit: 0 };
+    let mut reader = UpdateReader::open(&bytes[..], &ask, "testdata").expect("a stream");
+    let unit = reader.next_unit().expect("a stream").expect("a unit");
+    let new: Vec<_> = unit.chunks("testdata").map(|chunk| chunk.expect("a chunk").to_ref()).collect();
+    assert!(reader.next_unit().expect("an end").is_none());
+    let have = Manifest::open(&store, base).expect("in memory");
+    let mut nodes = make::Nodes::default();
+    let arrived =
+        apply_edits(reader.edits().expect("from the start"), Some(&have), &new, &mut nodes, "testdata");
+    assert_eq!(arrived.expect("sound edits"), target);
 }
 
 #[test]

@@ -58,10 +58,11 @@ fn stop_syncs(old: &Tree, new: &Tree) {
             break;
         }
         // To look is always allowed, and says so if there is something to finish.
-        match plan(&store, &named("game@new"), &dir, &syncing(), &Silent) {
-            Ok(_) | Err(Error::Conflict { .. }) => {}
+        let planned = match plan(&store, &named("game@new"), &dir, &syncing(), &Silent) {
+            Ok(planned) => Some(planned),
+            Err(Error::Conflict { .. }) => None,
             Err(other) => panic!("stopped at {at}: {other:?}"),
-        }
+        };
         let replica = Replica::open(&dir, &ReplicaOptions::default(), &Silent).expect("opens");
         let now =
             versions.iter().position(|version| replica.version() == Some(*version)).expect("one of both");
@@ -71,6 +72,12 @@ fn stop_syncs(old: &Tree, new: &Tree) {
         let (text, tree) = [("game@old", &trees[0]), ("game@new", &trees[1])][at as usize % 2];
         let done = try_sync(&store, text, &dir).unwrap_or_else(|error| panic!("stopped at {at}: {error:?}"));
         assert_eq!(done.files_foreign, 1);
+        // What was staged before the stop is here: the plan said so.
+        if let Some(planned) = planned.filter(|planned| planned.version == done.version) {
+            let said = (planned.chunks_missing, planned.bytes_fetched, planned.bytes_written);
+            let did = (done.chunks_fetched, done.bytes_fetched, done.bytes_written);
+            assert_eq!(said, did, "stopped at {at}");
+        }
         assert_replica_with(&dir, tree, at);
         at = next(at);
     }

@@ -333,7 +333,14 @@ fn what_cannot_be_in_a_version_is_left_alone() {
     use std::os::unix::ffi::OsStrExt;
     let odd = dir.join(std::ffi::OsStr::from_bytes(b"odd-\xff"));
     fs::write(&odd, "odd").expect("written");
-    scene.sync("game@new", &syncing()).expect("syncs");
+    put(&dir, "mine", "mine");
+    let synced = scene.sync("game@new", &syncing()).expect("syncs");
+    assert_eq!((synced.files_foreign, synced.paths_unpublishable), (1, 2));
+    let found = floe::sync::verify_replica(&dir, &verifying(), &Silent).expect("verifies");
+    assert_eq!((found.files_foreign, found.paths_unpublishable), (1, 2));
+    let delete = SyncOptions { delete: true, ..syncing() };
+    let synced = scene.sync("game@new", &delete).expect("syncs");
+    assert_eq!((synced.files_foreign, synced.paths_unpublishable, synced.files_removed), (0, 2, 1));
     assert!(socket.symlink_metadata().is_ok() && odd.exists());
     let error = floe::sync::publish(&dir, &scene.store, &name("game@3"), &publishing(), &Silent);
     assert!(matches!(error, Err(Error::Unpublishable { .. })), "{error:?}");

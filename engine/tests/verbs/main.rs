@@ -5,9 +5,13 @@ mod damage;
 mod foreign;
 mod hostile;
 mod meddle;
+mod mirror;
 mod prune;
 mod repair;
+#[cfg(feature = "rocks")]
+mod salvage;
 mod seen;
+mod stream;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;
@@ -153,7 +157,10 @@ fn in_each_store(test: impl Fn(&dyn Store)) {
 
 #[cfg(feature = "rocks")]
 fn rocks(dir: &Path, faults: Faults) -> Result<floe::store::RocksStore> {
-    floe::store::RocksStore::open(dir, &floe::store::RocksOptions { create: true, faults })
+    floe::store::RocksStore::open(
+        dir,
+        &floe::store::RocksOptions { create: true, faults, ..Default::default() },
+    )
 }
 
 /// Fails at the operation with number `at` and at every later one.

@@ -155,12 +155,15 @@ fn the_rules_say_what_stays() {
         assert!(matches!(prune(store, &unknown, &Silent), Err(Error::NotFound { .. })));
         assert_eq!(counts(store), (5, 10, 5));
 
-        let keep = Keep { last: Some(1), names: vec![name("a@1")], app: None };
+        let keep = Keep { last: Some(1), names: vec![name("a@1")], ..Keep::default() };
         let done = run(store, &PruneOptions { keep, grace: Duration::ZERO, ..none.clone() });
         assert_eq!(done.names_removed, [name("b@1"), name("a@2")]);
         assert_eq!((done.swept.chunks_live, done.swept.chunks_removed, done.swept.nodes_removed), (3, 2, 4));
         let app = floe::store::AppName::parse("b").ok();
-        let keep = Keep { last: Some(0), names: vec![], app };
+        let lost = Keep { names: vec![name("a@1")], app: app.clone(), ..Keep::default() };
+        let lost = PruneOptions { keep: lost, ..none.clone() };
+        assert!(matches!(prune(store, &lost, &Silent), Err(Error::Usage { .. })));
+        let keep = Keep { none: true, app, ..Keep::default() };
         let done = run(store, &PruneOptions { keep, grace: Duration::ZERO, ..none });
         assert_eq!((done.names_kept, &done.names_removed[..]), (2, &[name("b@2")][..]));
         assert_sound(store);

@@ -137,6 +137,94 @@ fn what_is_no_replica_is_not_verified() {
     assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
 }
 
+// Which version it was is known, and so whose the files are: what was changed is mended, and is nobody's own.
+#[test]
+fn lost_nodes_come_back_with_a_sync_or_a_repair() {
+    let (tree, _) = pair();
+    let store = MemStore::default();
+    let version = published(&store, &tree, "game@1");
+    type Mend<'a> = (&'a str, &'a dyn Fn(&Path) -> Result<Synced>);
+    let mends: [Mend; 2] = [
+        ("sync", &|dir| try_sync(&store, "game@1", dir)),
+        ("repair", &|dir| repair_replica(dir, &store, &syncing(), &Silent)),
+    ];
+    for (what, mend) in mends {
+        for harm in ["gone", "empty", "rubbish"] {
+            let dir = quick_tempdir();
+            let dir = dir.path();
+            sync(&store, "game@1", dir);
+            fs::write(dir.join("docs/same"), "damaged").expect("written");
+            let nodes = dir.join(".floe/nodes");
+            match harm {
+                "gone" => fs::remove_file(&nodes).expect("removed"),
+                "empty" => fs::write(&nodes, "").expect("written"),
+                _ => fs::write(&nodes, "rubbish").expect("written"),
+            }
+            let error = verify_replica(dir, &verifying(), &Silent).expect_err("lost");
+            assert!(
+                matches!(&error, Error::Damaged { place, .. } if place.ends_with(".floe/nodes`")),
+                "{error}"
+            );
+            let done = mend(dir).expect(what);
+            assert_eq!((done.version, done.files_changed), (version, 1), "{what} {harm}");
+            assert_replica(dir, &tree);
+            let replica = Replica::peek(dir).expect("looks");
+            assert_eq!((replica.version(), replica.name()), (Some(version), Some("game@1")), "{what} {harm}");
+        }
+    }
+}
+
+#[test]
+fn a_repair_names_damaged_state() {
+    let store = MemStore::default();
+    published(&store, &pair().0, "game@1");
+    let dir = quick_tempdir();
+    sync(&store, "game@1", dir.path());
+    fs::write(dir.path().join(".floe/state"), "rubbish").expect("written");
+    for _ in 0..2 {
+        let error = repair_replica(dir.path(), &store, &syncing(), &Silent).expect_err("no version");
+        assert!(matches!(error, Error::Malformed { kind: "replica state", .. }), "{error:?}");
+    }
+    sync(&store, "game@1", dir.path());
+    assert_replica(dir.path(), &pair().0);
+}
+
+// Nothing waits at a FIFO, and nothing goes through a link.
+#[test]
+fn what_is_not_floes_in_its_place_is_named() {
+    let store = MemStore::default();
+    published(&store, &pair().0, "game@1");
+    for place in
+        [".floe", ".floe/FORMAT", ".floe/state", ".floe/nodes", ".floe/journal", ".floe/lock", ".floe/stage"]
+    {
+        for link in [true, false] {
+            let dir = quick_tempdir();
+            let dir = dir.path();
+            sync(&store, "game@1", dir);
+            let (path, aside) = (dir.join(place), dir.join("aside"));
+            if path.exists() {
+                fs::rename(&path, &aside).expect("renamed");
+            }
+            if link {
+                symlink("../aside", &path).expect("made");
+            } else {
+                rustix::fs::mkfifoat(rustix::fs::CWD, &path, 0o600.into()).expect("a FIFO");
+            }
+            let photo = photograph(dir);
+            let done = try_sync(&store, "game@1", dir);
+            let named = |what: &str| what == format!("`{place}`");
+            assert!(matches!(&done, Err(Error::Conflict { what, .. }) if named(what)), "{place}: {done:?}");
+            assert_eq!(photograph(dir).len(), photo.len(), "{place}");
+            fs::remove_file(&path).expect("removed");
+            if aside.exists() {
+                fs::rename(&aside, &path).expect("renamed");
+            }
+            sync(&store, "game@1", dir);
+            assert_replica(dir, &pair().0);
+        }
+    }
+}
+
 #[test]
 fn damaged_state_is_told_and_made_anew() {
     let (tree, _) = pair();

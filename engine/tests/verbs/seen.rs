@@ -231,16 +231,17 @@ fn what_may_not_be_read() {
     close(&theirs, 0o000);
     for number in [0, 1, 0] {
         let synced = scene.sync(number);
-        assert_eq!(synced.files_foreign, 1);
+        assert_eq!((synced.files_foreign, synced.paths_unpublishable), (0, 1));
         let found = verify_replica(&scene.dir(), &verifying(), &Silent).expect("verifies");
-        assert_eq!((found.damage, found.files_foreign), (vec![], 1));
+        assert_eq!((found.damage, found.files_foreign, found.paths_unpublishable), (vec![], 0, 1));
     }
     let delete = SyncOptions { delete: true, ..syncing() };
     floe::sync::sync(&scene.store, &named("game@0"), &scene.dir(), &delete, &Silent).expect("syncs");
     assert!(theirs.exists());
     // One that can be listed, and no more.
     close(&theirs, 0o444);
-    assert_eq!(scene.sync(0).files_foreign, 2);
+    let synced = scene.sync(0);
+    assert_eq!((synced.files_foreign, synced.paths_unpublishable), (1, 1));
     close(&theirs, 0o755);
     fs::remove_dir_all(scene.dir().join("disk")).expect("removed");
 

@@ -117,6 +117,9 @@ fn many_chunks_and_many_nodes_there_and_back() {
         let found = diff(store, resolve("game@a"), resolve("game@b")).expect("differs");
         assert!(found.delta.missing.len() <= 4, "{:?}", found.delta);
         assert_eq!((found.delta.files_changed, found.delta.files_added), (1, 1));
+        // Questions follow the height of the tree.
+        let synced = sync(store, "game@a", quick_tempdir().path());
+        assert!(synced.chunks_fetched > 600 && synced.requests <= 8, "{synced:?}");
     });
 }
 

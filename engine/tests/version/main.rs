@@ -1,6 +1,7 @@
 //! Versions as values: building, walking, comparing and planning, against naive models.
 
 mod by_the_book;
+mod edits;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -9,7 +9,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Mutex;
 
-use floe::content::{Chunk, Chunker, CutParams};
+use floe::content::{Chunk, Chunker, Compression, CutParams, Frame};
 use floe::tree::{Fetch, Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
 use floe::version::{
     Change, ChunkListBuilder, Entry, EntryKind, Manifest, ManifestBuilder, NodeSink, Plan, RelPath,
@@ -240,14 +240,18 @@ struct Fetcher<'a> {
 }
 
 impl Fetch for Fetcher<'_> {
-    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Chunk) -> Result<()>) -> Result<()> {
+    fn fetch(&self, want: &[ChunkRef], each: &mut dyn FnMut(usize, Frame) -> Result<()>) -> Result<()> {
         self.asked.lock().expect("not poisoned").extend(want.iter().map(|chunk| chunk.id));
         // Any order is allowed.
         for (index, chunk) in want.iter().enumerate().rev() {
-            each(index, Chunk::new(self.world.chunks[&chunk.id].clone()))?;
+            each(index, Frame::encode(&self.world.chunks[&chunk.id], Compression::None))?;
             self.taken.lock().expect("not poisoned").insert(chunk.id);
         }
         Ok(())
+    }
+
+    fn open(&self, want: &ChunkRef, frame: Frame) -> Result<Chunk> {
+        Chunk::open(frame, want, "the world")
     }
 }
 

@@ -2,8 +2,7 @@
 //! order they lie on disk. Also the one place where RocksDB's errors become ours.
 //!
 //! Looking up never stops at a damaged place: what cannot be read is handed over as not there, so that `verify`
-//! reaches the end and `repair` knows what to replace. [`Base::each_chunk`] leaves out what it cannot read. Only
-//! names, and walks that decide what is removed, stop: what they miss would be lost.
+//! reaches the end and `repair` knows what to replace. Only names stop: what they miss would be lost.
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -16,10 +15,11 @@ use super::layout::{
     CACHE_BYTES, DATA, Key, Location, META, NODE, database_options, families, name_key, name_prefix,
     name_record,
 };
+use super::manifest;
 use crate::content::Frame;
 use crate::error::{Error, Result};
 use crate::fault::Faults;
-use crate::id::{ChunkId, ChunkRef, NodeId};
+use crate::id::{ChunkId, NodeId};
 use crate::store::{AppName, Name, NameRecord};
 
 /// Ids looked up at once.
@@ -30,12 +30,10 @@ const NODE_BATCH: usize = 128;
 const RUN_GAP_MAX: u64 = 8;
 /// A sweep shorter than this costs more to set up than it saves.
 const RUN_BYTES_MIN: u64 = 512 << 10;
-const READAHEAD_BYTES_MAX: u64 = 2 << 20;
+pub(super) const READAHEAD_BYTES_MAX: u64 = 2 << 20;
 /// Most bytes of frames held at once while reading scattered ones.
 const SCATTER_BYTES_MAX: u64 = 2 << 20;
 const SCATTER_MAX: usize = 256;
-/// Sequence numbers put in order at once by [`Base::each_chunk`]; 24 MiB.
-const WINDOW: u64 = 512 << 10;
 
 /// One chunk to read: where it is, and the caller's number for it.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +46,7 @@ pub(super) struct Wanted {
 pub(super) type EachFrame<'a> = dyn FnMut(usize, Option<Frame>) -> Result<()> + 'a;
 
 /// A database, open for reading or for writing.
-pub(super) struct Database(DB);
+pub(super) struct Database(pub DB);
 
 impl Database {
     pub fn family(&self, name: &str) -> &ColumnFamily {
@@ -70,7 +68,7 @@ pub(super) struct Base {
     current: RwLock<Current>,
     /// The store's directory.
     pub dir: PathBuf,
-    home: Home,
+    home: Arc<Home>,
     cache: Cache,
     read_only: bool,
     /// Crash points.
@@ -84,13 +82,14 @@ struct Current {
 
 impl Base {
     /// Opens the database of the store, or makes it if there never was one.
-    pub fn open(dir: &Path, home: Home, read_only: bool, faults: Faults) -> Result<Base> {
+    pub fn open(dir: &Path, home: Arc<Home>, read_only: bool, faults: Faults) -> Result<Base> {
         let cache = Cache::new_lru_cache(CACHE_BYTES);
         let fresh = home.is_fresh();
         let opened = if fresh {
             faults.check("create", &home.db())?;
             open_for_writing(&home, &cache, true)
         } else {
+            manifest::check(&home.db(), &home::place(dir))?;
             database_options(false).and_then(|options| {
                 DB::open_cf_descriptors_read_only(&options, home.db(), families(&cache), false)
             })
@@ -130,6 +129,17 @@ impl Base {
             current.writable = true;
         }
         Ok(Arc::clone(&current.db))
+    }
+
+    /// Forgets what a salvage put aside.
+    pub fn settle(&self) -> Result<()> {
+        if self.number(super::layout::NAMES_LOST_KEY)? > 0 {
+            let db = self.writable()?;
+            let mut batch = WriteBatch::default();
+            batch.delete_cf(db.family(META), super::layout::NAMES_LOST_KEY);
+            self.write_logged(batch, true)?;
+        }
+        self.home.remove_damaged(&self.faults)
     }
 
     /// Where tables are written before they are ingested.
@@ -334,7 +344,7 @@ impl Base {
     }
 
     // Damage reads as absence; anything else that goes wrong is an error.
-    fn undamaged<T>(&self, value: Result<Option<T>, rocksdb::Error>) -> Result<Option<T>> {
+    pub fn undamaged<T>(&self, value: Result<Option<T>, rocksdb::Error>) -> Result<Option<T>> {
         match value {
             Ok(value) => Ok(value),
             Err(error) if is_damage(&error) => {
@@ -380,102 +390,6 @@ impl Base {
         }
     }
 
-    /// Walks a family keyed by ids, in key order. Stops at damage.
-    pub fn walk<K: Key>(&self, each: &mut dyn FnMut(K, &[u8]) -> Result<()>) -> Result<()> {
-        let mut options = ReadOptions::default();
-        options.fill_cache(false);
-        options.set_readahead_size(READAHEAD_BYTES_MAX as usize);
-        let db = self.db();
-        let mut rows = db.raw_iterator_cf_opt(db.family(K::FAMILY), options);
-        rows.seek_to_first();
-        while let Some((key, value)) = rows.item() {
-            let key = key.try_into().map_err(|_| self.damaged(format!("key in `{}`", K::FAMILY)))?;
-            each(K::from_key(key), value)?;
-            rows.next();
-        }
-        rows.status().map_err(|error| self.error("read", error))
-    }
-
-    // Walks a family keyed by ids, in key order, past what is damaged. A damaged block ends an iterator and does not
-    // say where it ends itself, so the place where reading works again is looked for: ids are hashes, spread evenly.
-    fn walk_past<K: Key>(&self, each: &mut dyn FnMut(K, &[u8])) -> Result<()> {
-        let db = self.db();
-        // A fresh iterator each time: one that met damage takes sound blocks behind it for damaged, too.
-        let seek = |prefix: u64, readahead: usize| {
-            let mut options = ReadOptions::default();
-            options.fill_cache(false);
-            options.set_readahead_size(readahead);
-            let mut rows = db.raw_iterator_cf_opt(db.family(K::FAMILY), options);
-            rows.seek(prefix_key(prefix));
-            rows
-        };
-        let mut from = Some(0);
-        while let Some(start) = from {
-            // Ids that begin with `last` were met, so reading goes on after them.
-            let mut last = start;
-            let mut rows = seek(start, READAHEAD_BYTES_MAX as usize);
-            while let Some((key, value)) = rows.item() {
-                if let Ok(key) = <[u8; 32]>::try_from(key) {
-                    last = key.first_chunk().map_or(last, |prefix| u64::from_be_bytes(*prefix));
-                    each(K::from_key(key), value);
-                }
-                rows.next();
-            }
-            from = match self.undamaged(rows.status().map(Some))? {
-                Some(()) => None,
-                None => skip(last, |prefix| seek(prefix, 0).status().is_ok()),
-            };
-        }
-        Ok(())
-    }
-
-    /// Walks the index, in key order. Stops at damage.
-    pub fn walk_index(&self, each: &mut dyn FnMut(ChunkId, Location) -> Result<()>) -> Result<()> {
-        self.walk(&mut |id: ChunkId, value| match Location::from_bytes(value) {
-            Some(location) => each(id, location),
-            None => Err(self.damaged(format!("index entry of chunk {id}"))),
-        })
-    }
-
-    /// What a sweep could not read, in the database's words.
-    pub fn damaged_records(&self) -> Result<Option<String>> {
-        let walked = self.walk_index(&mut |_, _| Ok(())).and_then(|()| self.walk(&mut |_: NodeId, _| Ok(())));
-        match walked {
-            Err(Error::Damaged { what, reason, .. }) => Ok(Some(format!("{what}: {reason}"))),
-            walked => walked.map(|()| None),
-        }
-    }
-
-    /// Hands over every chunk by sequence number. The index is in hash order, so it is read once for every
-    /// [`WINDOW`] of numbers in use, rather than sorted in memory that grows with the store. Entries that cannot be
-    /// read are left out.
-    pub fn each_chunk(&self, each: &mut dyn FnMut(ChunkRef) -> Result<()>) -> Result<()> {
-        let mut next = Some(0);
-        while let Some(start) = next {
-            let end = u64::saturating_add(start, WINDOW);
-            let mut window = Vec::new();
-            next = None;
-            self.walk_past(&mut |id: ChunkId, value| {
-                let Some(location) = Location::from_bytes(value) else { return };
-                if (start..end).contains(&location.seq) {
-                    window.push((location.seq, id, location.plain_len));
-                } else if location.seq >= end {
-                    next = Some(next.map_or(location.seq, |next: u64| next.min(location.seq)));
-                }
-            })?;
-            window.sort_unstable();
-            for (_, id, len) in window {
-                each(ChunkRef { id, len })?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Hands over the id of every node.
-    pub fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
-        self.walk(&mut |id: NodeId, _| each(id))
-    }
-
     /// The first sequence number that no frame has had. Frames that are in no table yet do not count: ask before the
     /// first of them is written. Reads no table, so that a damaged one is not in the way.
     pub fn next_seq(&self) -> Result<u64> {
@@ -491,16 +405,9 @@ impl Base {
         Ok(next)
     }
 
+    /// Tables and logs, as they lie on disk: also what a write that was stopped left behind.
     pub fn stored_bytes(&self) -> Result<u64> {
-        let db = self.db();
-        let mut sum = 0;
-        for family in super::layout::FAMILIES {
-            let bytes = db
-                .property_int_value_cf(db.family(family), "rocksdb.live-sst-files-size")
-                .map_err(|error| self.error("measure", error))?;
-            sum += bytes.unwrap_or(0);
-        }
-        Ok(sum)
+        super::home::bytes_on_disk(&self.dir)
     }
 
     pub fn is_empty(&self, family: &str) -> Result<bool> {
@@ -510,34 +417,6 @@ impl Base {
         rows.status().map_err(|error| self.error("read", error))?;
         Ok(!rows.valid())
     }
-}
-
-// The first key whose id begins with `prefix`, or would.
-fn prefix_key(prefix: u64) -> [u8; 32] {
-    let mut key = [0; 32];
-    key[..8].copy_from_slice(&prefix.to_be_bytes());
-    key
-}
-
-// The first prefix after `last` from which reading works, as long as damage lies in one piece; `None` if there is
-// none. Pieces that lie close together may be taken for one, with what is between them.
-fn skip(last: u64, mut works: impl FnMut(u64) -> bool) -> Option<u64> {
-    let (mut bad, mut step) = (last, 1_u64);
-    let mut good = loop {
-        let next = last.saturating_add(step);
-        if works(next) {
-            break next;
-        }
-        if next == u64::MAX {
-            return None;
-        }
-        (bad, step) = (next, step.saturating_mul(2));
-    };
-    while good - bad > 1 {
-        let middle = bad + (good - bad) / 2;
-        if works(middle) { good = middle } else { bad = middle }
-    }
-    Some(good)
 }
 
 // Looks ids up in their family; for each the raw value.
@@ -554,14 +433,20 @@ fn open_for_writing(home: &Home, cache: &Cache, create: bool) -> Result<DB, rock
 }
 
 // A block that fails its checksum, a table that is gone or cut short, a sector the disk cannot read.
-fn is_damage(error: &rocksdb::Error) -> bool {
+pub(super) fn is_damage(error: &rocksdb::Error) -> bool {
     let text: &str = error.as_ref();
     error.kind() == ErrorKind::Corruption
         || text.contains("No such file or directory")
         || text.contains("Input/output error")
 }
 
-fn store_error(dir: &Path, action: &'static str, error: rocksdb::Error) -> Error {
+/// The database reports a full disk only in words.
+pub(super) fn says_no_space(error: &rocksdb::Error) -> bool {
+    let text: &str = error.as_ref();
+    text.contains("No space left on device") || text.contains("NoSpace")
+}
+
+pub(super) fn store_error(dir: &Path, action: &'static str, error: rocksdb::Error) -> Error {
     let place = home::place(dir);
     if is_damage(&error) {
         return Error::Damaged { what: "database".into(), place, reason: error.into_string() };
@@ -580,18 +465,4 @@ fn open_error(dir: &Path, error: rocksdb::Error) -> Error {
         return Error::Damaged { what: "database".into(), place, reason: error.into_string() };
     }
     store_error(dir, "open the database", error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::skip;
-
-    #[test]
-    fn reading_goes_on_where_it_works_again() {
-        for (last, end) in [(0, 1), (0, 2), (7, 1000), (1 << 40, (1 << 41) + 12_345), (5, u64::MAX)] {
-            assert_eq!(skip(last, |prefix| prefix >= end), Some(end), "{last} {end}");
-        }
-        assert_eq!(skip(3, |_| false), None);
-        assert_eq!(skip(u64::MAX, |_| false), None);
-    }
 }

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
@@ -21,6 +21,10 @@ const FORMAT_PREFIX: &str = "floe store ";
 const LOCK_FILE: &str = "LOCK";
 const DB_DIR: &str = "db";
 const INGEST_DIR: &str = "db-ingest";
+/// A database that is made anew from what is readable of `db`.
+const NEW_DIR: &str = "db-new";
+/// The database that one took the place of.
+const DAMAGED_DIR: &str = "db-damaged";
 
 /// A store's directory, held by this process until dropped.
 #[derive(Debug)]
@@ -41,6 +45,7 @@ impl Home {
             prepare(dir, faults)?;
         }
         let lock = lock_exclusive(dir)?;
+        put_back(dir, faults)?;
         // Asked again: another process may have completed it before the lock was ours.
         let fresh = !read_format(dir)?;
         let home = Home { dir: dir.to_owned(), fresh, _lock: Some(lock) };
@@ -94,6 +99,43 @@ impl Home {
         Ok(dir)
     }
 
+    /// Makes an empty folder for a database made anew; what a stopped salvage left there goes.
+    pub fn begin_new(&self, faults: &Faults) -> Result<PathBuf> {
+        let new = self.dir.join(NEW_DIR);
+        remove_tree(&new, faults)?;
+        faults.check("create", &new)?;
+        fs::create_dir(&new).at("create", &new)?;
+        Ok(new)
+    }
+
+    /// Puts the database made anew in the place of the damaged one, which is kept.
+    pub fn take_new(&self, faults: &Faults) -> Result<()> {
+        let (db, new, old) = (self.db(), self.dir.join(NEW_DIR), self.dir.join(DAMAGED_DIR));
+        remove_tree(&old, faults)?;
+        faults.check("sync", &new)?;
+        sync_dir(&new)?;
+        faults.check("exchange", &db)?;
+        if db.exists() && renameat_with(CWD, &new, CWD, &db, RenameFlags::EXCHANGE).is_ok() {
+            sync_dir(&self.dir)?;
+            faults.check("rename", &old)?;
+            fs::rename(&new, &old).at("rename", &old)?;
+        } else {
+            // Where directories cannot be exchanged there is none between the two; `put_back` knows that.
+            if db.exists() {
+                fs::rename(&db, &old).at("rename", &old)?;
+            }
+            faults.check("rename", &db)?;
+            fs::rename(&new, &db).at("rename", &db)?;
+        }
+        sync_dir(&self.dir)
+    }
+
+    /// Removes the damaged database that one made anew took the place of.
+    pub fn remove_damaged(&self, faults: &Faults) -> Result<()> {
+        remove_tree(&self.dir.join(NEW_DIR), faults)?;
+        remove_tree(&self.dir.join(DAMAGED_DIR), faults)
+    }
+
     /// Declares a new store complete, once its database is.
     pub fn complete(&self, faults: &Faults) -> Result<()> {
         let (new, path) = (self.dir.join(FORMAT_NEW), self.dir.join(FORMAT_FILE));
@@ -108,6 +150,44 @@ impl Home {
     }
 }
 
+/// Bytes of the tables and logs of the store in `dir`, those that wait to be ingested included. What goes meanwhile does
+/// not count.
+pub(super) fn bytes_on_disk(dir: &Path) -> Result<u64> {
+    let mut sum = 0;
+    for dir in [dir.join(DB_DIR), dir.join(INGEST_DIR)] {
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other.at("read", &dir)?,
+        };
+        for entry in entries {
+            let entry = entry.at("read", &dir)?;
+            let path = entry.path();
+            if path.extension().is_some_and(|kind| kind == "sst" || kind == "log") {
+                sum += entry.metadata().map_or(0, |found| found.len());
+            }
+        }
+    }
+    Ok(sum)
+}
+
+// A stop between two renames left no database in its place.
+fn put_back(dir: &Path, faults: &Faults) -> Result<()> {
+    let (db, old) = (dir.join(DB_DIR), dir.join(DAMAGED_DIR));
+    if db.exists() || !old.exists() {
+        return Ok(());
+    }
+    faults.check("rename", &db)?;
+    fs::rename(&old, &db).at("rename", &db)
+}
+
+fn remove_tree(dir: &Path, faults: &Faults) -> Result<()> {
+    if dir.exists() {
+        faults.check("remove", dir)?;
+        fs::remove_dir_all(dir).at("remove", dir)?;
+    }
+    Ok(())
+}
+
 fn not_a_store(dir: &Path) -> Error {
     let place = quoted(dir);
     let what = if dir.exists() { "store (there is no FORMAT file)" } else { "store" };
@@ -117,6 +197,7 @@ fn not_a_store(dir: &Path) -> Error {
 /// True if `dir` is a store of a format that this build reads; false if it is none.
 fn read_format(dir: &Path) -> Result<bool> {
     let path = dir.join(FORMAT_FILE);
+    check_file(&path)?;
     let mut text = Vec::new();
     match File::open(&path) {
         Ok(file) => file.take(64).read_to_end(&mut text).at("read", &path)?,
@@ -185,6 +266,7 @@ fn create_dirs(dir: &Path, faults: &Faults) -> Result<()> {
 
 fn lock_exclusive(dir: &Path) -> Result<File> {
     let path = dir.join(LOCK_FILE);
+    check_file(&path)?;
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
     let file = file.at("open", &path)?;
     if !try_lock(&file, FlockOperation::NonBlockingLockExclusive, &path)? {
@@ -203,6 +285,7 @@ fn lock_exclusive(dir: &Path) -> Result<File> {
 // others to leave alone, and a store that cannot be read at all helps nobody.
 fn lock_shared(dir: &Path) -> Result<Option<File>> {
     let path = dir.join(LOCK_FILE);
+    check_file(&path)?;
     let mut file = File::open(&path);
     if file.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
         file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
@@ -216,6 +299,15 @@ fn lock_shared(dir: &Path) -> Result<Option<File>> {
         return Ok(Some(file));
     }
     Err(Error::Locked { place: place(dir), pid: holder(&file) })
+}
+
+// Opening a FIFO would wait for whoever writes to it.
+fn check_file(path: &Path) -> Result<()> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let reason = "it is not a plain file, where the store has its own".into();
+        return Err(Error::Conflict { what: quoted(path), place: "the store".into(), reason });
+    }
+    Ok(())
 }
 
 fn try_lock(file: &File, how: FlockOperation, path: &Path) -> Result<bool> {

@@ -41,12 +41,14 @@ const SMALL_MEMTABLE_BYTES: usize = 2 << 20;
 /// Tables and file handles that stay open.
 const OPEN_FILES_MAX: i32 = 256;
 /// Also bounds what RocksDB allocates ahead for each new log, which on tmpfs is memory.
-const WAL_BYTES_MAX: u64 = 2 << 20;
+const WAL_BYTES_MAX: u64 = 256 << 10;
 
 /// Counts bound names. Kept apart from them, so that no position is given twice.
 pub(super) const NAMES_BOUND_KEY: &[u8] = b"count/names";
 /// No sequence number below it is given again, although its chunk may be gone.
 pub(super) const NEXT_SEQ_KEY: &[u8] = b"count/data";
+/// Above 0: a salvage may have lost names, and no repair has looked for them since.
+pub(super) const NAMES_LOST_KEY: &[u8] = b"lost/names";
 const NAME_PREFIX: &[u8] = b"name/";
 const NAME_KIND: Kind = Kind { number: 0x20, name: "name", format: 1 };
 const NAME_VALUE_LEN_MAX: usize = FILED_HEADER_LEN + 64;
@@ -224,7 +226,12 @@ pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
 }
 
 /// Set-up of tables written outside the database, to be ingested into [`DATA`].
-pub(super) static TABLE_OPTIONS: LazyLock<Options> = LazyLock::new(|| data_options(None));
+pub(super) static TABLE_OPTIONS: LazyLock<Options> = LazyLock::new(|| {
+    let mut options = data_options(None);
+    // A block is larger than this buffer, so it is written as it is instead of copied there first.
+    options.set_writable_file_max_buffer_size(16 << 10);
+    options
+});
 
 fn blocks(cache: Option<&Cache>, block_bytes: usize) -> BlockBasedOptions {
     let mut blocks = BlockBasedOptions::default();

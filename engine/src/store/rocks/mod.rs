@@ -7,8 +7,11 @@ mod base;
 mod home;
 mod ingest;
 mod layout;
+mod manifest;
 mod reclaim;
+mod salvage;
 mod sweep;
+mod walk;
 
 #[cfg(feature = "testing")]
 pub(crate) use home::format_number;
@@ -35,6 +38,9 @@ use crate::version::NodeSource;
 pub struct RocksOptions {
     /// Make the store if there is none.
     pub create: bool,
+    /// If the database does not open, or records of its own cannot be read, make it anew from what is readable. The
+    /// damaged one stays beside it, as `db-damaged`, until [`Store::settle`].
+    pub salvage: bool,
     /// Crash points.
     pub faults: Faults,
 }
@@ -51,7 +57,10 @@ impl RocksStore {
     /// made among other files, [`Error::Locked`] if another process has it.
     pub fn open(dir: impl AsRef<Path>, options: &RocksOptions) -> Result<RocksStore> {
         let dir = dir.as_ref();
-        let home = Home::open(dir, options.create, &options.faults)?;
+        let home = Arc::new(Home::open(dir, options.create, &options.faults)?);
+        if options.salvage && !home.is_fresh() {
+            salvage::mend(dir, &home, &options.faults)?;
+        }
         Ok(Self::with(Base::open(dir, home, false, options.faults.clone())?))
     }
 
@@ -60,7 +69,7 @@ impl RocksStore {
     /// removes. Writing gives [`Error::Conflict`].
     pub fn open_read_only(dir: impl AsRef<Path>) -> Result<RocksStore> {
         let dir = dir.as_ref();
-        Ok(Self::with(Base::open(dir, Home::open_shared(dir)?, true, Faults::default())?))
+        Ok(Self::with(Base::open(dir, Arc::new(Home::open_shared(dir)?), true, Faults::default())?))
     }
 
     fn with(base: Base) -> RocksStore {
@@ -269,6 +278,15 @@ impl Store for RocksStore {
 
     fn damaged_records(&self) -> Result<Option<String>> {
         self.base.damaged_records()
+    }
+
+    fn names_lost(&self) -> Result<bool> {
+        self.base.names_lost()
+    }
+
+    fn settle(&self) -> Result<()> {
+        self.flush()?;
+        self.base.settle()
     }
 
     fn replace_chunks(&self, chunks: &[NewChunk]) -> Result<()> {

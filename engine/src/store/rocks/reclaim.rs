@@ -162,19 +162,19 @@ fn compact(base: &Base, family: &str, range: Option<Range>) -> Result<()> {
 
 /// A set of sequence numbers: a bit each, in pages that exist only where there are any.
 #[derive(Default)]
-struct SeqSet(BTreeMap<u64, Box<[u64; PAGE_WORDS]>>);
+pub(super) struct SeqSet(BTreeMap<u64, Box<[u64; PAGE_WORDS]>>);
 
 const PAGE_WORDS: usize = 1024;
 const PAGE_BITS: u64 = 64 * PAGE_WORDS as u64;
 
 impl SeqSet {
-    fn insert(&mut self, seq: u64) {
+    pub fn insert(&mut self, seq: u64) {
         let page = self.0.entry(seq / PAGE_BITS).or_insert_with(|| Box::new([0; PAGE_WORDS]));
         let bit = seq % PAGE_BITS;
         page[(bit / 64) as usize] |= 1 << (bit % 64);
     }
 
-    fn count(&self, range: Range) -> u64 {
+    pub fn count(&self, range: Range) -> u64 {
         self.words(range).map(|(_, word)| u64::from(word.count_ones())).sum()
     }
 

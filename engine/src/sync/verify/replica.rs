@@ -26,7 +26,7 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
         files: totals.files,
         bytes: totals.bytes,
         chunks: totals.chunks,
-        files_foreign: survey.unpublishable,
+        paths_unpublishable: survey.unpublishable,
         ..Verified::default()
     };
     for change in &survey.drift {
@@ -76,7 +76,8 @@ fn difference(have: &Entry, want: &Entry) -> &'static str {
     }
 }
 
-/// Brings a replica back to the version its state records, re-reading every file. Foreign files stay.
+/// Brings a replica back to the version its state records, re-reading every file; also when its nodes are lost.
+/// Foreign files stay. Damaged state, which does not say any more which version it was, is an error.
 pub fn repair_replica(
     dir: &Path,
     source: &dyn Source,
@@ -91,7 +92,8 @@ pub fn repair_replica(
     let mut protect = replica.protect().to_vec();
     protect.extend(options.protect.iter().filter(|glob| !replica.protect().contains(glob)).cloned());
     let Some(version) = version else {
-        return Err(Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) });
+        let none = || Error::NotFound { what: "version".into(), place: format!("`{}`", dir.display()) };
+        return Err(replica.into_damage().unwrap_or_else(none));
     };
     let options = SyncOptions { rehash: true, protect, ..options.clone() };
     sync_open(source, &Target::Version(version), name.as_deref(), replica, &options, progress)

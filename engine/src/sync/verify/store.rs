@@ -1,5 +1,6 @@
 //! A store, re-hashed: the nodes that its names need, whether their chunks are there, and the chunks' content.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc::{SyncSender, sync_channel};
 
@@ -35,7 +36,7 @@ pub fn repair_store(
     options: &VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<Verified> {
-    let mut repaired = 0;
+    let mut repaired = if store.names_lost()? { find_names(store, source, progress)? } else { 0 };
     // What was mended once and is damaged again is the disk's fault.
     let mut mended = HashSet::new();
     // A mended node may show more that is missing below it.
@@ -50,8 +51,39 @@ pub fn repair_store(
     read_chunks(store, options, progress, &mut found)?;
     repaired += mend_chunks(store, source, &mut found)?;
     name_users(store, &mut found)?;
+    if found.nodes.is_empty() && found.chunks.is_empty() {
+        store.settle()?;
+    }
     found.records = store.damaged_records()?;
     Ok(Verified { repaired, ..found.into_report() })
+}
+
+// Binds the names of `source` that the store does not know, and whose versions it has completely.
+fn find_names(store: &dyn Store, source: &dyn Source, progress: &dyn Progress) -> Result<u64> {
+    let mut bound = 0;
+    for record in source.names(None)? {
+        if store.resolve(&record.name)?.is_some() {
+            continue;
+        }
+        let whole = Cell::new(true);
+        let each = &mut |met: Met<'_>| {
+            check(progress)?;
+            let ids: Vec<_> = met.node.chunks().iter().map(|chunk| chunk.id).collect();
+            if store.frame_lens(&ids)?.contains(&None) {
+                whole.set(false);
+            }
+            Ok(())
+        };
+        walk_past(store, record.version.root(), &mut HashSet::new(), each, &mut |_, _| {
+            whole.set(false);
+            Ok(())
+        })?;
+        if whole.get() {
+            store.bind(&record.name, record.version, record.bound_unix_s)?;
+            bound += 1;
+        }
+    }
+    Ok(bound)
 }
 
 #[derive(Default)]
@@ -77,11 +109,8 @@ impl Found {
             reason,
             needed_by: needed_by(id.as_bytes()),
         };
-        let of_records = |reason| Damage {
-            what: "the store's records, which only a new store mends".into(),
-            reason,
-            needed_by: Vec::new(),
-        };
+        let of_records =
+            |reason| Damage { what: "the store's records".into(), reason, needed_by: Vec::new() };
         counts.damage = nodes
             .into_iter()
             .map(of_node)

@@ -1,5 +1,7 @@
 //! Scanning real trees, and reading what was found while it changes.
 
+mod table;
+
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -156,6 +158,16 @@ fn ignore_rules() {
 
 #[test]
 fn bad_rules_are_named() {
+    let dir = tree(&["x"]);
+    for (rules, want) in [
+        (&b"*.\xff"[..], "its rules are not UTF-8"),
+        (&vec![b'#'; (1 << 20) + 1], "rules are not read beyond 1 MiB"),
+    ] {
+        fs::write(dir.path().join(".floeignore"), rules).expect("a file");
+        let error = scan_with(dir.path(), &options(&[])).expect_err("bad rules");
+        assert!(matches!(error, Error::Unpublishable { reason, .. } if reason == want), "{error}");
+    }
+
     let dir = tree(&["d/.floeignore = ok\\nx[", "x"]);
     let error = scan_with(dir.path(), &options(&[])).expect_err("a bad glob");
     assert!(matches!(error, Error::Usage { .. }));
@@ -187,6 +199,44 @@ fn modes_and_fingerprints() {
         (0o040_700, 0, 0, 0, 0)
     );
     assert_eq!(l.stat.mode & 0o170_000, 0o120_000);
+}
+
+#[test]
+fn what_no_version_keeps_is_told() {
+    const BITS: &str = "its setuid, setgid or sticky bit is not kept";
+    const STATE: &str = "left out: `.floe`, in any case, is where a synced directory keeps its own state";
+    const DIR_BITS: &str = "its setgid or sticky bit is not kept";
+    type Row =
+        (&'static [&'static str], &'static [(&'static str, u32)], &'static [(&'static str, &'static str)]);
+    const TWO_MORE: &str = "its setgid or sticky bit is not kept, nor that of 2 more directories";
+    let rows: [Row; 6] = [
+        (&["a", ".floe/state", "d/.FLOE/x"], &[], &[]),
+        (&[".FLOE/state", ".Floe"], &[], &[(".FLOE", STATE), (".Floe", STATE)]),
+        (
+            &["d/su", "d/sg", "st"],
+            &[("d/su", 0o4755), ("d/sg", 0o2755), ("st", 0o1644)],
+            &[("d/sg", BITS), ("d/su", BITS), ("st", BITS)],
+        ),
+        (&["tmp/x"], &[("tmp", 0o1777)], &[("tmp", DIR_BITS)]),
+        (&["a/b/c/"], &[("a", 0o2755), ("a/b", 0o2755), ("a/b/c", 0o2755)], &[("a", TWO_MORE)]),
+        (&["l -> su", "su"], &[("su", 0o4755)], &[("su", BITS)]),
+    ];
+    for (make, modes, want) in rows {
+        let dir = tree(make);
+        modes.iter().for_each(|(path, mode)| chmod(dir.path().join(path), *mode));
+        let scan = scan(dir.path());
+        let told: Vec<_> = scan
+            .notices
+            .iter()
+            .filter_map(|notice| match notice {
+                Notice::NotKept { path, reason } => Some((path.as_str(), reason.as_str())),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, want, "{make:?}");
+        let ours = |found: &&Found| found.path.as_str().to_lowercase().starts_with(".floe");
+        assert!(!scan.found.iter().any(|found| ours(&found)), "{make:?}");
+    }
 }
 
 #[test]
@@ -286,7 +336,12 @@ fn deep_and_long_paths() {
         .expect("empty");
     create(&"x".repeat(4096 - path.len()));
     let error = scan_with(dir.path(), &options(&[])).expect_err("a path too long");
-    assert!(matches!(error, Error::UnsafePath { reason: "longer than 4095 bytes", .. }), "{error}");
+    assert!(
+        matches!(&error, Error::Unpublishable { path: at, reason: "path too long, over 4095 bytes" } if at.starts_with(dir.path().join(&path))),
+        "{error}"
+    );
+    let without = scan_with(dir.path(), &options(&["x*"])).expect("a scan without it");
+    assert_eq!((without.found.len(), without.left_out), (1, 2));
 }
 
 #[test]
@@ -334,6 +389,37 @@ fn a_scan_can_be_cancelled() {
         let stop = StopAfter(AtomicU64::new(questions));
         let error = source.scan(&options(&[]), &stop).expect_err("cancelled");
         assert!(matches!(error, Error::Cancelled), "{error}");
+    }
+}
+
+/// Renames a directory when the first names were looked at, before it was listed itself.
+struct Renames<'a>(&'a Path, AtomicU64);
+
+impl Progress for Renames<'_> {
+    fn advance(&self, _: u64) {
+        if self.1.fetch_add(1, Ordering::Relaxed) == 0 {
+            fs::rename(self.0.join("from"), self.0.join("to")).expect("renamed");
+        }
+    }
+}
+
+#[test]
+fn a_directory_that_moves_during_a_scan_is_not_lost_in_silence() {
+    for tolerate_foreign in [false, true] {
+        let dir = tree(&["from/a", "x"]);
+        let source = SourceTree::open(dir.path()).expect("a tree");
+        // One thread: it looks at all names at the top before it lists what is below.
+        let one = NonZeroUsize::MIN;
+        let options = ScanOptions { tolerate_foreign, threads: one, ..options(&[]) };
+        let scan = source.scan(&options, &Renames(dir.path(), AtomicU64::new(0)));
+        match scan {
+            Err(Error::Changed { path }) => {
+                assert!(!tolerate_foreign && path == dir.path().join("from"), "{path:?}");
+            }
+            // In a replica it is gone, and what is new is seen the next time.
+            Ok(scan) => assert!(tolerate_foreign && names(&scan) == ["x"]),
+            Err(error) => panic!("{error}"),
+        }
     }
 }
 
@@ -468,63 +554,4 @@ fn files_that_change_while_they_are_read() {
         let done = reader.finish();
         assert!(matches!(done, Err(Error::Changed { .. })), "{what}: {done:?}");
     }
-}
-
-fn table(scan: &Scan) -> StatTable {
-    let rows = scan.found.iter().map(|found| (found.path.clone(), found.stat)).collect();
-    StatTable { version: VersionId::of(b"v"), context: [9; 32], started_unix_ns: scan.started_unix_ns, rows }
-}
-
-#[test]
-fn tables_are_kept_and_damage_is_seen() {
-    let dir = tree(&["a/b", "a/c", "a/d/e", "l -> x", "z/"]);
-    let out = TempDir::new().expect("a directory");
-    let path = out.path().join("table");
-    assert!(StatTable::load(&path).expect("no error").is_none());
-    let scan = scan(dir.path());
-    let mut table = table(&scan);
-    table.save(&path, &Faults::default()).expect("saved");
-    assert_eq!(StatTable::load(&path).expect("loaded").as_ref(), Some(&table));
-    assert_eq!(fs::read_dir(out.path()).expect("a directory").count(), 1, "nothing but the table is left");
-
-    // All of it was written a moment ago: only directories are proven.
-    assert_eq!(table.unchanged(&scan.found), [false, false, false, false, true]);
-    table.started_unix_ns += 10_000_000_000;
-    assert!(table.is_unchanged(&scan.found));
-
-    let bytes = fs::read(&path).expect("its bytes");
-    for len in 0..bytes.len() {
-        fs::write(&path, &bytes[..len]).expect("truncated");
-        assert!(StatTable::load(&path).is_err(), "cut to {len}");
-    }
-    for at in 0..bytes.len() {
-        let mut bytes = bytes.clone();
-        bytes[at] ^= 1 << (at % 8);
-        fs::write(&path, &bytes).expect("damaged");
-        let error = StatTable::load(&path).expect_err("damaged").to_string();
-        assert!(error.contains("table"), "{error}");
-    }
-}
-
-#[test]
-fn a_failed_save_leaves_the_old_table() {
-    let dir = tree(&["a"]);
-    let path = dir.path().join("table");
-    let table = table(&scan(dir.path()));
-    table.save(&path, &Faults::default()).expect("saved");
-    for stop in ["write", "rename"] {
-        let faults =
-            Faults::new(
-                move |action, _| {
-                    if action == stop { Err(std::io::Error::other("no power")) } else { Ok(()) }
-                },
-            );
-        let other = StatTable { context: [1; 32], ..table.clone() };
-        assert!(other.save(&path, &faults).is_err(), "{stop}");
-        assert_eq!(StatTable::load(&path).expect("loaded").as_ref(), Some(&table), "{stop}");
-    }
-    // A left-over of a crash is no hindrance, and a link there is not written through.
-    symlink(dir.path().join("a"), dir.path().join("table.new")).expect("a symlink");
-    table.save(&path, &Faults::default()).expect("saved");
-    assert_eq!(fs::read(dir.path().join("a")).expect("a"), b"");
 }

@@ -1,0 +1,88 @@
+//! The records of the stream.
+
+use bincode::{Decode, Encode};
+
+use crate::codec::Kind;
+use crate::error::Error;
+use crate::id::{ChunkRef, VersionId};
+use crate::limits::{UNIT_BYTES_MAX, UNIT_CHUNKS_MAX};
+
+pub(super) const HEADER: Kind = Kind { number: 0x14, name: "update header", format: 1 };
+pub(super) const UNIT: Kind = Kind { number: 0x15, name: "update unit", format: 1 };
+pub(super) const END: Kind = Kind { number: 0x16, name: "update end", format: 1 };
+/// What errors call the whole.
+pub(super) const STREAM: &str = "update stream";
+
+/// Most bytes of the bodies of a header and of an end; both are shorter.
+pub(super) const SMALL_LEN_MAX: usize = 1 << 10;
+/// Most bytes of a unit's body: its frames, and for each two lengths.
+pub(super) const UNIT_LEN_MAX: usize = UNIT_BYTES_MAX as usize + UNIT_CHUNKS_MAX * (1 + 5 + 5) + 64;
+
+/// zstd's window in the frame of the edits, as a power of two: what a reader sets aside before it knows more.
+pub(super) const EDITS_WINDOW_LOG_MAX: u32 = 23;
+
+/// What a stream begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct UpdateHeader {
+    /// The base; `None` is nothing at all.
+    pub have: Option<VersionId>,
+    /// The target.
+    pub want: VersionId,
+    /// Bytes of the edits.
+    pub edits_len: u64,
+    /// Bytes of the edits as they are sent.
+    pub edits_zlen: u64,
+    /// BLAKE3 of the edits, as they are before they are compressed.
+    pub edits_hash: [u8; 32],
+    /// Units of the whole update.
+    pub units: u64,
+    /// The first unit in this stream. The edits are in it only if this is 0.
+    pub from_unit: u64,
+}
+
+impl UpdateHeader {
+    /// Both are of one update: what was received of one can be continued with the other.
+    pub fn continues(&self, other: &UpdateHeader) -> bool {
+        let key = |header: &Self| (header.have, header.want, header.edits_hash, header.units);
+        key(self) == key(other)
+    }
+}
+
+/// Some chunks, in order of their first use in the target.
+#[derive(Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct UnitRecord {
+    pub index: u64,
+    /// Of each chunk the bytes of its content, and of its frame.
+    pub chunks: Vec<(u32, u32)>,
+    /// The frames, one after the other.
+    pub frames: Vec<u8>,
+}
+
+/// What a whole stream ends with.
+#[derive(Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct EndRecord {
+    pub want: VersionId,
+    pub units: u64,
+}
+
+/// Cuts chunks into units: each takes chunks while it has at most [`UNIT_CHUNKS_MAX`] of them and
+/// [`UNIT_BYTES_MAX`] plain bytes.
+pub(super) fn units(chunks: &[ChunkRef]) -> impl Iterator<Item = &[ChunkRef]> {
+    let mut rest = chunks;
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |chunk: &&ChunkRef| {
+            bytes += u64::from(chunk.len);
+            bytes <= UNIT_BYTES_MAX
+        };
+        let count = rest.iter().take(UNIT_CHUNKS_MAX).take_while(fits).count();
+        // One chunk alone is never over the bound.
+        let (unit, later) = rest.split_at(count.max(usize::from(!rest.is_empty())));
+        rest = later;
+        (!unit.is_empty()).then_some(unit)
+    })
+}
+
+pub(super) fn malformed(place: &str, reason: impl Into<String>) -> Error {
+    Error::Malformed { kind: STREAM, place: place.to_owned(), reason: reason.into() }
+}

@@ -1,0 +1,16 @@
+//! The update stream: what turns one version into another, for a receiver that has the first. A header, the edits of
+//! the tree, then the chunks that it lacks in numbered units, then an end. A format; FORMAT.md has every byte.
+//!
+//! No chunk hashes travel: the receiver names the chunks by their content, carries out the edits with them, and must
+//! arrive at the version it asked for. Where units end follows from the chunks alone, not from how they are stored, so
+//! unit 7 of an update is the same chunks from every store that has both versions.
+
+mod format;
+mod make;
+mod read;
+
+pub use format::UpdateHeader;
+pub use make::make;
+#[cfg(feature = "testing")]
+pub(crate) use read::asked;
+pub use read::{Unit, UnitFrame, UpdateReader};

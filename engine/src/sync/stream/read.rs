@@ -1,0 +1,242 @@
+//! The receiving end: proves each record before it leaves, and bounds each length before it reads. That units hold
+//! the right chunks is proven only by the version that the edits arrive at.
+
+use std::io::{self, Read};
+use std::ops::Range;
+
+use bincode::{Decode, Encode};
+
+use super::format::{
+    EDITS_WINDOW_LOG_MAX, END, EndRecord, HEADER, SMALL_LEN_MAX, STREAM, UNIT, UNIT_LEN_MAX, UnitRecord,
+    UpdateHeader, malformed,
+};
+use crate::codec::{self, FILED_HEADER_LEN, Kind};
+use crate::content::{Chunk, Frame};
+use crate::error::{Error, Result};
+use crate::limits::{
+    CHUNK_LEN_MAX, EDITS_LEN_MAX, FRAME_LEN_MAX, UNIT_BYTES_MAX, UNIT_CHUNKS_MAX, UPDATE_CHUNKS_MAX,
+};
+use crate::store::UpdateAsk;
+
+/// Reads an update stream, or the log of one that was received so far.
+pub struct UpdateReader<R> {
+    from: R,
+    place: String,
+    header: UpdateHeader,
+    // Header and compressed edits as received.
+    head: Vec<u8>,
+    edits: Option<Vec<u8>>,
+    next: u64,
+    ended: bool,
+    bytes_read: u64,
+}
+
+impl<R: Read> UpdateReader<R> {
+    /// Reads the header and, where the stream begins at unit 0, the edits. A stream that answers another question
+    /// than `ask` is an error.
+    ///
+    /// A stream that ends early is [`Error::Network`] here and in [`UpdateReader::next_unit`], as is any failure to
+    /// read; whatever breaks the format is of the class of damaged things.
+    pub fn open(mut from: R, ask: &UpdateAsk, place: &str) -> Result<Self> {
+        let mut head = Vec::new();
+        read_record(&mut from, HEADER, SMALL_LEN_MAX, &mut head, place)?;
+        let header: UpdateHeader = decode(HEADER, &head, SMALL_LEN_MAX, place)?;
+        if (header.have, header.want, header.from_unit) != (ask.have, ask.want, ask.from_unit) {
+            return Err(malformed(place, "it answers another question"));
+        }
+        check(&header, place)?;
+        let mut edits = None;
+        if header.from_unit == 0 {
+            let start = head.len();
+            append(&mut from, header.edits_zlen, &mut head, place)?;
+            edits = Some(unpack(&header, head.get(start..).unwrap_or_default(), place)?);
+        }
+        let (next, bytes_read) = (header.from_unit, head.len() as u64);
+        Ok(Self { from, place: place.to_owned(), header, head, edits, next, ended: false, bytes_read })
+    }
+
+    /// What the stream begins with.
+    pub fn header(&self) -> &UpdateHeader {
+        &self.header
+    }
+
+    /// The bytes before the first unit, as received: what a log of the stream begins with.
+    pub fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// The edits, proven to be those of the header; `None` if the stream begins at a later unit.
+    pub fn edits(&self) -> Option<&[u8]> {
+        self.edits.as_deref()
+    }
+
+    /// The next unit, proven to be whole, or `None` once there was an end.
+    pub fn next_unit(&mut self) -> Result<Option<Unit>> {
+        if self.ended {
+            return Ok(None);
+        }
+        let mut bytes = Vec::new();
+        let at_end = self.next == self.header.units;
+        let (due, max) = if at_end { (END, SMALL_LEN_MAX) } else { (UNIT, UNIT_LEN_MAX) };
+        read_record(&mut self.from, due, max, &mut bytes, &self.place)?;
+        self.bytes_read += bytes.len() as u64;
+        if at_end {
+            let end: EndRecord = decode(END, &bytes, SMALL_LEN_MAX, &self.place)?;
+            if (end.want, end.units) != (self.header.want, self.header.units) {
+                return Err(malformed(&self.place, "its end is that of another"));
+            }
+            self.ended = true;
+            return Ok(None);
+        }
+        let unit = Unit::open(bytes, &self.place)?;
+        if unit.index != self.next {
+            return Err(malformed(&self.place, format!("unit {} where {} belongs", unit.index, self.next)));
+        }
+        self.next += 1;
+        Ok(Some(unit))
+    }
+
+    /// Number of the unit that comes next: how many of the whole update are here.
+    pub fn next_index(&self) -> u64 {
+        self.next
+    }
+
+    /// Bytes taken from the reader.
+    pub fn bytes_read(&self) -> u64 {
+        self.bytes_read
+    }
+}
+
+/// A piece of an update: some new chunks, in order of their first use in the target. Its record is proven; what its
+/// frames hold is not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    bytes: Vec<u8>,
+    index: u64,
+    frames: Vec<UnitFrame>,
+}
+
+/// Where the frame of a chunk lies in its unit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitFrame {
+    /// Bytes of content.
+    pub plain_len: u32,
+    /// Where the frame is in [`Unit::bytes`].
+    pub at: Range<usize>,
+}
+
+impl Unit {
+    /// Takes a unit's whole record, as received.
+    pub fn open(bytes: Vec<u8>, place: &str) -> Result<Unit> {
+        let record: UnitRecord = decode(UNIT, &bytes, UNIT_LEN_MAX, place)?;
+        let bad = |reason: &str| Err(malformed(place, format!("unit {}: {reason}", record.index)));
+        if record.chunks.is_empty() || record.chunks.len() > UNIT_CHUNKS_MAX {
+            return bad("a count of chunks out of bounds");
+        }
+        if record.chunks.iter().map(|(plain, _)| u64::from(*plain)).sum::<u64>() > UNIT_BYTES_MAX {
+            return bad("more content than fits a unit");
+        }
+        let mut at = bytes.len() - record.frames.len();
+        let mut frames = Vec::with_capacity(record.chunks.len());
+        for &(plain_len, frame_len) in &record.chunks {
+            let len = frame_len as usize;
+            if plain_len == 0 || plain_len > CHUNK_LEN_MAX || !(2..=FRAME_LEN_MAX).contains(&len) {
+                return bad("a length out of bounds");
+            }
+            frames.push(UnitFrame { plain_len, at: at..at + len });
+            at += len;
+        }
+        if at != bytes.len() {
+            return bad("its frames are not as long as it says");
+        }
+        Ok(Unit { index: record.index, bytes, frames })
+    }
+
+    /// Its number.
+    pub fn index(&self) -> u64 {
+        self.index
+    }
+
+    /// The record, as received.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Where its frames are.
+    pub fn frames(&self) -> &[UnitFrame] {
+        &self.frames
+    }
+
+    /// Opens its frames in order. Each chunk is named by what was in its frame.
+    pub fn chunks(&self, place: &str) -> impl Iterator<Item = Result<Chunk>> + use<'_> {
+        let place = format!("unit {} of {place}", self.index);
+        self.frames.iter().map(move |frame| {
+            let bytes = self.bytes.get(frame.at.clone()).unwrap_or_default();
+            Chunk::open_unnamed(Frame::from_bytes(bytes.to_vec(), &place)?, frame.plain_len, &place)
+        })
+    }
+}
+
+/// What a stream says that it answers.
+#[cfg(feature = "testing")]
+pub(crate) fn asked(mut bytes: &[u8]) -> Result<UpdateAsk> {
+    let (mut record, place) = (Vec::new(), "bytes");
+    read_record(&mut bytes, HEADER, SMALL_LEN_MAX, &mut record, place)?;
+    let UpdateHeader { have, want, from_unit, .. } = decode(HEADER, &record, SMALL_LEN_MAX, place)?;
+    Ok(UpdateAsk { have, want, from_unit })
+}
+
+fn check(header: &UpdateHeader, place: &str) -> Result<()> {
+    // zstd makes what it cannot shrink longer by less than this.
+    let zlen_max = header.edits_len.saturating_add(header.edits_len / 128 + 1024);
+    for (what, actual, max) in [
+        ("length of the edits", header.edits_len, EDITS_LEN_MAX as u64),
+        ("length of the compressed edits", header.edits_zlen, zlen_max),
+        ("count of units", header.units, UPDATE_CHUNKS_MAX),
+        ("number of the first unit", header.from_unit, header.units),
+    ] {
+        if actual > max {
+            return Err(Error::Limit { what: format!("{what} of the {STREAM} from {place}"), actual, max });
+        }
+    }
+    Ok(())
+}
+
+fn unpack(header: &UpdateHeader, packed: &[u8], place: &str) -> Result<Vec<u8>> {
+    let bad = |_| malformed(place, "its edits do not decode");
+    let mut edits = Vec::new();
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(packed).map_err(bad)?.single_frame();
+    decoder.window_log_max(EDITS_WINDOW_LOG_MAX).map_err(bad)?;
+    decoder.by_ref().take(header.edits_len.saturating_add(1)).read_to_end(&mut edits).map_err(bad)?;
+    let whole = decoder.finish().is_empty() && edits.len() as u64 == header.edits_len;
+    if !whole || *blake3::hash(&edits).as_bytes() != header.edits_hash {
+        return Err(malformed(place, "its edits are not those of its header"));
+    }
+    Ok(edits)
+}
+
+fn decode<T: Encode + Decode<()>>(kind: Kind, bytes: &[u8], max: usize, place: &str) -> Result<T> {
+    codec::decode_filed(kind, bytes, FILED_HEADER_LEN + max, place)
+}
+
+// A filed record with its header.
+fn read_record(from: &mut impl Read, kind: Kind, max: usize, bytes: &mut Vec<u8>, place: &str) -> Result<()> {
+    let mut header = [0; FILED_HEADER_LEN];
+    from.read_exact(&mut header).map_err(|source| broken(source, place))?;
+    bytes.extend_from_slice(&header);
+    append(from, codec::body_len(kind, &header, max, place)? as u64, bytes, place)
+}
+
+// Memory grows with what comes, not with what was claimed.
+fn append(from: &mut impl Read, len: u64, bytes: &mut Vec<u8>, place: &str) -> Result<()> {
+    let got = from.take(len).read_to_end(bytes).map_err(|source| broken(source, place))?;
+    if got as u64 == len { Ok(()) } else { Err(broken(io::ErrorKind::UnexpectedEof.into(), place)) }
+}
+
+fn broken(source: io::Error, place: &str) -> Error {
+    let source = match source.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::new(source.kind(), "the update breaks off before its end"),
+        _ => source,
+    };
+    Error::Network { action: "read the update from", place: place.to_owned(), source: source.into() }
+}

@@ -1,0 +1,25 @@
+//! What turns the tree of one version into that of another, as bytes: edits of entries in path order, and for a file
+//! with other content where its chunks come from. A format; FORMAT.md has every byte.
+//!
+//! Chunks are named by where they are in the base, or by their place among the new ones, never by their hash: the
+//! edits of a small change are a few dozen bytes. Whoever applies them must arrive at the version that they
+//! are for; nothing else proves them.
+
+mod align;
+mod apply;
+mod format;
+mod make;
+
+use crate::id::ChunkRef;
+
+pub use apply::apply_edits;
+pub use make::make_edits;
+
+/// The way from a base to a target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edits {
+    /// The edits.
+    pub bytes: Vec<u8>,
+    /// Chunks of the target that are nowhere in the base; each once, in order of first use.
+    pub new: Vec<ChunkRef>,
+}
