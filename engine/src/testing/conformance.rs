@@ -5,11 +5,15 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::content::{Chunk, Compression};
+use crate::codec::{Kind, encode_named};
+use crate::content::{Chunk, Compression, CutParams};
 use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::limits::{CHUNK_LEN_MAX, NODE_LEN_MAX};
-use crate::store::{AppName, Name, NewChunk, ROOT_NODE_KIND, Store, SweepOptions, Swept};
+use crate::store::{AppName, Name, NewChunk, Store, SweepOptions, Swept};
+use crate::version::{
+    ChunkListBuilder, Content, Entry, EntryKind, Manifest, ManifestBuilder, Node, NodeSink, RelPath,
+};
 
 /// Makes an empty store, hands it over, and cleans up after it.
 pub type WithStore<'a> = &'a dyn Fn(&dyn Fn(&dyn Store));
@@ -21,11 +25,12 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("an empty store has nothing", empty),
     ("chunks come back whatever the order asked", chunks_come_back),
     ("chunks put twice are kept once", duplicates),
-    ("lacking is told before and after a flush", lacking),
+    ("lacking and lists are told before and after a flush", lacking),
     ("frames have lengths before and after a flush", frame_lengths),
     ("ten thousand small chunks", small_chunks),
     ("the longest chunks, more than fit one table", long_chunks),
     ("nodes come back", nodes_come_back),
+    ("a tree comes back", a_tree_comes_back),
     ("a callback's error ends reading", callback_errors),
     ("names are bound for good", names_are_for_good),
     ("names keep the order of binding", names_in_order),
@@ -61,12 +66,49 @@ pub fn chunk(seed: u64, len: usize) -> NewChunk {
     NewChunk { chunk: chunk.to_ref(), frame: chunk.frame(Compression::None) }
 }
 
-/// Bytes that a store takes for a node; a root or another kind.
+/// A node that names nothing: the root of an empty tree that `seed` makes one of its own, or a page of one directory.
 pub fn node(seed: u64, root: bool) -> (NodeId, Vec<u8>) {
-    let kind = if root { ROOT_NODE_KIND } else { ROOT_NODE_KIND + 1 };
-    let mut bytes = vec![kind, 1];
-    bytes.extend_from_slice(&seed.to_le_bytes());
-    (NodeId::of(&bytes), bytes)
+    if root {
+        let mut nodes = Nodes(Vec::new());
+        let least = 1 + (seed % u64::from(CutParams::V1.min)) as u32;
+        let builder = ManifestBuilder::new(CutParams { min: least, ..CutParams::V1 }, &mut nodes);
+        builder.finish().expect("an empty tree");
+        return nodes.0.pop().expect("a root");
+    }
+    page((0..1).map(|_| dir(format!("{seed}"))))
+}
+
+fn dir(path: String) -> Entry {
+    Entry { path: RelPath::parse(&path).expect("a path"), kind: EntryKind::Dir { mode: 0o755 } }
+}
+
+fn page(entries: impl Iterator<Item = Entry>) -> (NodeId, Vec<u8>) {
+    let kind = Kind { number: 2, name: "entries node", format: 1 };
+    let bytes = encode_named(kind, &entries.collect::<Vec<_>>());
+    let id = NodeId::of(&bytes);
+    Node::open(id, &bytes, "the conformance suite").expect("a node");
+    (id, bytes)
+}
+
+/// The nodes of a tree of one file of one chunk that is [`chunk`]`(seed, 100)`: a page and a root.
+pub fn tree(seed: u64) -> Vec<(NodeId, Vec<u8>)> {
+    let mut nodes = Nodes(Vec::new());
+    let mut builder = ManifestBuilder::new(CutParams::V1, &mut nodes);
+    let content = Content::Inline(vec![chunk(seed, 100).chunk]);
+    let kind = EntryKind::File { mode: 0o644, len: 100, content };
+    let path = RelPath::parse("a").expect("a path");
+    builder.push(Entry { path, kind }).expect("in order");
+    builder.finish().expect("built");
+    nodes.0
+}
+
+struct Nodes(Vec<(NodeId, Vec<u8>)>);
+
+impl NodeSink for Nodes {
+    fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
+        self.0.push((id, bytes));
+        Ok(())
+    }
 }
 
 /// The version whose root is [`node`]`(seed, true)`.
@@ -203,6 +245,24 @@ fn lacking(store: &dyn Store) -> Result<()> {
         assert_eq!(store.lacks_nodes(&[node(1, false).0, node(2, false).0])?, [false, true]);
         store.flush()?;
     }
+    // What was only just put is listed too.
+    store.put_chunks(&chunks[2..])?;
+    store.put_nodes(vec![node(2, false)])?;
+    let (mut nodes, mut listed) = (BTreeSet::new(), Vec::new());
+    store.each_node(&mut |id| {
+        nodes.insert(id);
+        Ok(())
+    })?;
+    store.each_chunk(&mut |chunk| {
+        listed.push(chunk);
+        Ok(())
+    })?;
+    assert_eq!(nodes, BTreeSet::from([node(1, false).0, node(2, false).0]));
+    assert_eq!(listed, refs(&chunks));
+    for _ in 0..2 {
+        assert_eq!(store.lacks_chunks(&ids(&chunks))?, [false; 3]);
+        store.flush()?;
+    }
     Ok(())
 }
 
@@ -243,8 +303,10 @@ fn long_chunks(store: &dyn Store) -> Result<()> {
 
 fn nodes_come_back(store: &dyn Store) -> Result<()> {
     let mut nodes: Vec<_> = (0..500).map(|seed| node(seed, seed % 2 == 0)).collect();
-    let long = vec![ROOT_NODE_KIND + 1; NODE_LEN_MAX];
-    nodes.push((NodeId::of(&long), long));
+    // Of entries of 56 bytes, as many as fit.
+    let long = page((0..NODE_LEN_MAX / 56).map(|n| dir(format!("{n:051}"))));
+    assert!((NODE_LEN_MAX - 64..=NODE_LEN_MAX).contains(&long.1.len()), "{}", long.1.len());
+    nodes.push(long);
     store.put_nodes(nodes[..250].to_vec())?;
     store.flush()?;
     store.put_nodes(nodes[250..].to_vec())?;
@@ -257,6 +319,27 @@ fn nodes_come_back(store: &dyn Store) -> Result<()> {
     let seen = nodes_in(store)?;
     assert_eq!(seen.len(), nodes.len());
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), nodes.iter().map(|(id, _)| *id).collect());
+    Ok(())
+}
+
+fn a_tree_comes_back(store: &dyn Store) -> Result<()> {
+    let chunks: Vec<_> = (0..300).map(|n| chunk(n, 20_000)).collect();
+    let mut nodes = Nodes(Vec::new());
+    let mut list = ChunkListBuilder::new(&mut nodes);
+    refs(&chunks).into_iter().try_for_each(|chunk| list.push(chunk))?;
+    let (content, len) = list.finish()?;
+    let mut builder = ManifestBuilder::new(CutParams::V1, &mut nodes);
+    let path = RelPath::parse("a/b")?;
+    builder.push(Entry { path, kind: EntryKind::File { mode: 0o644, len, content: content.clone() } })?;
+    let (version, totals) = builder.finish()?;
+    assert!(nodes.0.len() > 4, "a tree of chunks below a page below a root");
+    store.put_chunks(&chunks)?;
+    store.put_nodes(nodes.0)?;
+    store.bind(&name("tree@1"), version, 7)?;
+    let manifest = Manifest::open(store, version)?;
+    assert_eq!(manifest.totals(), totals);
+    assert_eq!(manifest.entries().collect::<Result<Vec<_>>>()?.len(), 1);
+    assert_eq!(manifest.chunks(&content).collect::<Result<Vec<_>>>()?, refs(&chunks));
     Ok(())
 }
 
@@ -450,24 +533,43 @@ fn sweep_everything(store: &dyn Store) -> Result<()> {
 
 fn replace(store: &dyn Store) -> Result<()> {
     let good = [chunk(1, 5000), chunk(2, 6000)];
-    let mut bad = good.clone();
-    bad[0].frame = chunk(3, 400).frame;
-    store.put_chunks(&bad)?;
-    let (id, bytes) = node(1, true);
-    store.put_nodes(vec![(id, b"something else".to_vec())])?;
-    store.flush()?;
-    assert!(read(store, &refs(&good)).is_err(), "the wrong bytes do not open");
-    store.replace_chunks(&good[..1])?;
-    store.replace_nodes(vec![(id, bytes.clone())])?;
-    assert_eq!(here(store, &refs(&good))?, [true; 2]);
-    assert_eq!(read_nodes(store, &[id])?, [Some(bytes)]);
-    store.replace_chunks(&[chunk(7, 70)])?;
-    assert_eq!(here(store, &[chunk(7, 70).chunk])?, [true], "one that is missing is put");
+    let root = node(1, true);
+    store.put_chunks(&good[..1])?;
+    store.replace_chunks(&good)?;
+    assert_eq!(here(store, &refs(&good))?, [true; 2], "one that is missing is put");
+    store.replace_nodes(vec![root.clone()])?;
+    store.replace_nodes(vec![root.clone()])?;
+    assert_eq!(read_nodes(store, &[root.0])?, [Some(root.1)]);
     let mut count = 0;
     store.each_chunk(&mut |_| {
         count += 1;
         Ok(())
     })?;
-    assert_eq!(count, 3);
+    assert_eq!(count, 2, "and one that is there is there once");
+    replace_damaged(store)
+}
+
+// A store behind a door does not take what is not what it says: then nothing is damaged, and nothing was kept.
+fn replace_damaged(store: &dyn Store) -> Result<()> {
+    let (id, bytes) = node(2, true);
+    match store.put_nodes(vec![(id, b"something else".to_vec())]) {
+        Ok(()) => store.replace_nodes(vec![(id, bytes.clone())])?,
+        Err(error) => {
+            assert_eq!(error.class(), ErrorClass::Damaged, "{error}");
+            store.put_nodes(vec![(id, bytes.clone())])?;
+        }
+    }
+    assert_eq!(read_nodes(store, &[id])?, [Some(bytes)]);
+
+    let good = chunk(3, 5000);
+    let bad = NewChunk { frame: chunk(4, 400).frame, ..good.clone() };
+    match store.put_chunks(&[bad]).and_then(|()| store.flush()) {
+        Ok(()) => {
+            assert!(read(store, &[good.chunk]).is_err(), "the wrong bytes do not open");
+            store.replace_chunks(std::slice::from_ref(&good))?;
+            assert_eq!(here(store, &[good.chunk])?, [true]);
+        }
+        Err(error) => assert_eq!(error.class(), ErrorClass::Damaged, "{error}"),
+    }
     Ok(())
 }
