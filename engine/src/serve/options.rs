@@ -69,25 +69,27 @@ impl fmt::Debug for TlsOptions {
     }
 }
 
-/// What one client, and all together, may ask of a server. Memory is about the sum of `in_flight_bytes_max`,
-/// `bodies_bytes_max`, `connections` times 100 KiB, and what the store takes.
+/// What one client, and all together, may ask of a server. Its memory is bounded by `in_flight_bytes_max`, twice
+/// `bodies_bytes_max`, twice `sweep_len_max` during a sweep, the edits of `updates` streams, 256 KiB for each
+/// connection at work and 20 KiB for each that waits, and what the store takes.
 #[derive(Debug, Clone)]
 pub struct ServeLimits {
     /// Connections at once; more wait to be accepted. Default: 1024.
     pub connections: usize,
     /// Connections at once from one address (of IPv6, one /64); more are closed. Default: 256.
     pub connections_per_client: usize,
-    /// Requests with a body or a stream in work at once for one address; more get 429. Default: 64.
+    /// Requests at work at once for one address; more get 429. Default: 64.
     pub streams_per_client: usize,
-    /// Update streams at once; more get 503. Default: 64.
+    /// Update streams and listings at once, each with a thread of its own. More wait in line for `stall_timeout`, then
+    /// get 503. Default: 64.
     pub updates: usize,
     /// Bytes of answers read but not yet sent, over all streams. Default: 64 MiB.
     pub in_flight_bytes_max: u64,
     /// Bytes of requests received but not yet kept, over all of them. Default: 64 MiB.
     pub bodies_bytes_max: u64,
-    /// Bytes of one request's body. Default: 16 MiB.
+    /// Bytes of one request's body. At least 4 MiB, so that a request of the most ids fits. Default: 16 MiB.
     pub body_len_max: u64,
-    /// Bytes of the body of a sweep, which names everything that is to go. One sweep runs at a time. Default: 256 MiB.
+    /// Bytes of the body of a sweep, which names everything that is to go. One sweep runs at a time. Default: 129 MiB.
     pub sweep_len_max: u64,
     /// Bytes of a request's line and headers. At least 8 KiB. Default: 16 KiB.
     pub header_len_max: usize,
@@ -117,7 +119,7 @@ impl Default for ServeLimits {
             in_flight_bytes_max: 64 << 20,
             bodies_bytes_max: 64 << 20,
             body_len_max: 16 << 20,
-            sweep_len_max: 256 << 20,
+            sweep_len_max: 129 << 20,
             header_len_max: 16 << 10,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),

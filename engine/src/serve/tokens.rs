@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -89,9 +89,9 @@ impl TokenRecord {
         self.expires_unix_s.is_some_and(|expires| now_unix_s >= expires)
     }
 
-    /// Whether it is the record of `token`; takes the same time whatever the answer.
-    pub(super) fn is_of(&self, token: &str) -> bool {
-        blake3::Hash::from_bytes(self.hash) == blake3::Hash::from_bytes(hash(token))
+    /// Whether it is the record of the token with this [`hash`]; takes the same time whatever the answer.
+    pub(super) fn is_of(&self, hash: &[u8; 32]) -> bool {
+        blake3::Hash::from_bytes(self.hash) == blake3::Hash::from_bytes(*hash)
     }
 }
 
@@ -128,6 +128,9 @@ struct TokenJson {
     created_unix_s: u64,
     expires_unix_s: Option<u64>,
 }
+
+/// Inode, length and time of a file.
+pub(super) type Stamp = (u64, u64, i64, i64);
 
 /// The tokens in a file.
 #[derive(Debug, Clone)]
@@ -202,6 +205,12 @@ impl Tokens {
         revoked.ok_or_else(|| Error::NotFound { what: "token".to_owned(), place: self.place() })
     }
 
+    /// Another one for every change of the file; `None` if it is not there.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let meta = fs::metadata(&self.path).ok()?;
+        Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+    }
+
     fn place(&self) -> String {
         format!("`{}`", self.path.display())
     }
@@ -261,7 +270,8 @@ fn record(hash: [u8; 32], new: &NewToken, created_unix_s: u64) -> TokenRecord {
     TokenRecord { id, role, app, created_unix_s, expires_unix_s, hash }
 }
 
-fn hash(token: &str) -> [u8; 32] {
+/// What the file keeps of a token.
+pub(super) fn hash(token: &str) -> [u8; 32] {
     blake3::derive_key(CONTEXT, token.as_bytes())
 }
 
@@ -298,7 +308,11 @@ mod tests {
         let (second, other) =
             tokens.create(&NewToken { role: Role::Read, app: None, expires_unix_s: None }, 20).expect("made");
         assert_eq!(tokens.list().expect("read"), Some(vec![first.clone(), second.clone()]));
-        assert!(first.is_of(secret.expose()) && !first.is_of(other.expose()) && !first.is_of(""));
+        assert!(
+            first.is_of(&hash(secret.expose()))
+                && !first.is_of(&hash(other.expose()))
+                && !first.is_of(&hash(""))
+        );
         assert!(!first.expired(49) && first.expired(50) && !second.expired(u64::MAX));
         let text = fs::read_to_string(tokens.path()).expect("read");
         assert!(
