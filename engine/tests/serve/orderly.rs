@@ -1,0 +1,179 @@
+//! What a server promises to those who behave: caching, many at once, an orderly end, numbers.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use floe::serve::ServeOptions;
+use floe::store::Name;
+use floe::testing::conformance::{self, chunk, node, version};
+
+use super::wire::{ask, connect, request};
+use super::{empty, quick, serve, shared, with_limits};
+
+fn refs(chunks: &[floe::store::NewChunk]) -> Vec<u8> {
+    let packed =
+        |new: &floe::store::NewChunk| [&new.chunk.id.as_bytes()[..], &new.chunk.len.to_le_bytes()].concat();
+    chunks.iter().flat_map(packed).collect()
+}
+
+#[test]
+fn what_never_changes_is_cached_and_what_changes_is_asked_for() {
+    let store = empty();
+    let new = chunk(1, 100);
+    let root = node(1, true);
+    shared(&store).put_chunks(std::slice::from_ref(&new)).expect("put");
+    shared(&store).put_nodes(vec![root.clone()]).expect("put");
+    shared(&store).bind(&Name::parse("a@1").expect("a name"), version(1), 5).expect("bound");
+    let running = serve(store.clone(), quick());
+    for (path, cached, body) in [
+        (format!("/v1/chunks/{}", new.chunk.id), "public, max-age=31536000, immutable", new.frame.as_bytes()),
+        (format!("/v1/nodes/{}", root.0), "public, max-age=31536000, immutable", &root.1[..]),
+        ("/v1/names/a/1".to_owned(), "no-cache", b""),
+        ("/v1/names".to_owned(), "no-cache", b""),
+    ] {
+        let first = ask(running.addr(), "GET", &path, &[], b"");
+        assert_eq!((first.status, first.header("cache-control")), (200, Some(cached)), "{path}");
+        assert!(body.is_empty() || first.body == body);
+        let etag = first.header("etag").expect("an etag");
+        let again = ask(running.addr(), "GET", &path, &[&format!("If-None-Match: {etag}")], b"");
+        assert_eq!((again.status, again.body.len(), again.header("etag")), (304, 0, Some(etag)), "{path}");
+        let head = ask(running.addr(), "HEAD", &path, &[], b"");
+        assert_eq!((head.status, head.body.len()), (200, 0));
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let tokens = floe::serve::Tokens::of_store(dir.path());
+    let reader = floe::serve::NewToken { role: floe::serve::Role::Read, app: None, expires_unix_s: None };
+    let (_, secret) = tokens.create(&reader, 0).expect("made");
+    let running = serve(store, ServeOptions { tokens: Some(tokens.path().to_owned()), ..quick() });
+    let token = format!("Authorization: Bearer {}", secret.expose());
+    let told = ask(running.addr(), "GET", &format!("/v1/nodes/{}", root.0), &[&token], b"");
+    assert_eq!(told.header("cache-control"), Some("private, max-age=31536000, immutable"));
+}
+
+#[test]
+fn two_hundred_clients_are_served_at_once() {
+    let store = empty();
+    let chunks: Vec<_> = (0..32).map(|n| chunk(n, 64 << 10)).collect();
+    shared(&store).put_chunks(&chunks).expect("put");
+    let limits = |limits: &mut floe::serve::ServeLimits| {
+        limits.streams_per_client = 200;
+        limits.in_flight_bytes_max = 2 << 20;
+    };
+    let running = serve(store, with_limits(limits));
+    let (addr, body) = (running.addr(), refs(&chunks));
+    let lens: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            (0..200).map(|_| scope.spawn(|| ask(addr, "POST", "/v1/chunks/read", &[], &body))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    for told in lens {
+        assert_eq!(told.status, 200);
+        assert!(told.body.len() > 32 * (64 << 10));
+    }
+}
+
+#[test]
+fn too_many_requests_of_one_address_are_put_off() {
+    let store = empty();
+    let chunks: Vec<_> = (0..64).map(|n| chunk(n, 256 << 10)).collect();
+    shared(&store).put_chunks(&chunks).expect("put");
+    let running = serve(store, with_limits(|limits| limits.streams_per_client = 1));
+    let mut stream = connect(running.addr());
+    stream.write_all(&request("POST", "/v1/chunks/read", &[], &refs(&chunks))).expect("sent");
+    stream.read_exact(&mut [0; 12]).expect("it begins");
+    let told = ask(running.addr(), "GET", "/v1", &[], b"");
+    assert_eq!((told.status, told.header("retry-after")), (429, Some("1")));
+    assert_eq!(ask(running.addr(), "GET", "/healthz", &[], b"").status, 200);
+}
+
+#[test]
+fn a_stop_lets_streams_end_or_cuts_them() {
+    let store = empty();
+    let chunks: Vec<_> = (0..64).map(|n| chunk(n, 256 << 10)).collect();
+    shared(&store).put_chunks(&chunks).expect("put");
+    for (grace, reads, whole) in
+        [(Duration::from_secs(20), true, true), (Duration::from_millis(50), false, false)]
+    {
+        let running = serve(store.clone(), quick());
+        let addr = running.addr();
+        let mut stream = connect(addr);
+        stream.write_all(&request("POST", "/v1/chunks/read", &[], &refs(&chunks))).expect("sent");
+        let mut answer = vec![0; 12];
+        stream.read_exact(&mut answer).expect("it begins");
+        let cut = std::thread::scope(|scope| {
+            let stopping = scope.spawn(|| running.stop(grace));
+            if reads {
+                stream.read_to_end(&mut answer).expect("to its end");
+            }
+            stopping.join().expect("no panic")
+        });
+        let _ = stream.read_to_end(&mut answer);
+        assert_eq!((cut == 0, answer.ends_with(b"0\r\n\r\n")), (whole, whole), "{cut} cut");
+        assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+        running.wait();
+        assert_eq!(running.stop(grace), 0, "once is enough");
+    }
+}
+
+#[test]
+fn readiness_and_numbers_are_told() {
+    let running = serve(empty(), quick());
+    assert_eq!(ask(running.addr(), "GET", "/readyz", &[], b"").status, 200);
+    ask(running.addr(), "GET", "/v1/names/a/1", &[], b"");
+    ask(running.addr(), "POST", "/v1/chunks/lens", &[], &[0; 32]);
+    running.unready();
+    assert_eq!(ask(running.addr(), "GET", "/readyz", &[], b"").status, 503);
+    let told = ask(running.addr(), "GET", "/metrics", &[], b"");
+    for line in [
+        "floe_requests_total{route=\"name\",status=\"404\"} 1",
+        "floe_requests_total{route=\"chunks/lens\",status=\"200\"} 1",
+        "floe_refused_total{reason=\"not-found\"} 1",
+        "floe_received_bytes_total 32",
+        "floe_sent_bytes_total ",
+        "floe_in_flight_bytes 0",
+        "floe_stored_bytes 0",
+        "floe_requests_open 1",
+        "floe_ready 0",
+        "# EOF",
+    ] {
+        assert!(told.text().contains(line), "{line}\n{}", told.text());
+    }
+}
+
+#[test]
+fn of_two_binders_of_one_name_one_wins() {
+    let store = empty();
+    let running = serve(store.clone(), quick());
+    for round in 0..20 {
+        let nodes = [node(2 * round, true), node(2 * round + 1, true)];
+        shared(&store).put_nodes(nodes.to_vec()).expect("put");
+        let path = format!("/v1/names/game/{round}");
+        let statuses: Vec<_> = std::thread::scope(|scope| {
+            let bind = |at: usize| {
+                let body = format!("{{\"version\":\"{}\",\"now_unix_s\":1}}", nodes[at].0);
+                ask(running.addr(), "PUT", &path, &[], body.as_bytes()).status
+            };
+            let other = scope.spawn(move || bind(1));
+            vec![bind(0), other.join().expect("no panic")]
+        });
+        assert!(statuses == [200, 409] || statuses == [409, 200], "{statuses:?}");
+    }
+}
+
+#[test]
+fn an_update_comes_as_one_stream_and_no_update_is_a_refusal() {
+    let store = empty();
+    let nodes = conformance::tree(3);
+    let root = nodes.last().expect("a root").0;
+    shared(&store).put_chunks(&[chunk(3, 100)]).expect("put");
+    shared(&store).put_nodes(nodes).expect("put");
+    let running = serve(store, with_limits(|limits| limits.updates = 1));
+    let asked = |want: &str| format!("{{\"have\":null,\"want\":\"{want}\",\"from_unit\":0,\"format\":1}}");
+    for _ in 0..3 {
+        let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&root.to_string()).as_bytes());
+        assert_eq!(told.status, 200);
+        assert!(told.text().contains("FLOE"));
+    }
+    let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&node(9, true).0.to_string()).as_bytes());
+    assert_eq!(told.status, 404, "{}", told.text());
+}
