@@ -360,8 +360,8 @@ fn chunks_of_a_publish_that_stopped_are_found_again() {
 #[test]
 fn a_damaged_version_does_not_hide_the_others() {
     let store = MemStore::default();
-    let nodes = [node(1, true), node(2, true)];
-    store.put_nodes(nodes.to_vec()).expect("put");
+    let noise = |seed| (node(seed, true).0, b"noise".to_vec());
+    store.put_nodes(vec![noise(1), noise(2)]).expect("put");
     store.bind(&name("a@1"), version(1), 1).expect("bound");
     store.bind(&name("a@2"), version(2), 2).expect("bound");
     let log = floe::sync::log(&store, None).expect("listed");

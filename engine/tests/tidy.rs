@@ -203,7 +203,9 @@ fn types_have_names_that_say_something() {
     for source in sources() {
         for (n, line) in source.code() {
             let mut words = line.split_whitespace().skip_while(|word| word.starts_with("pub"));
-            let declares = matches!(words.next(), Some("struct" | "enum" | "trait" | "type"));
+            // What an associated type is called, its trait decides.
+            let associated = line.starts_with(' ') && line.trim_start().starts_with("type ");
+            let declares = matches!(words.next(), Some("struct" | "enum" | "trait" | "type")) && !associated;
             let name = words.next().map(word).unwrap_or_default();
             if declares && EMPTY_NAMES.iter().any(|empty| name.ends_with(empty)) {
                 broken.push(format!("{}:{n}: `{name}`", source.path));

@@ -3,8 +3,6 @@
 //! It fails closed: a file that cannot be read lets nobody in, and once tokens were needed they are needed until the
 //! server ends, whatever becomes of the file.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Mutex;
 
 use axum::http::{HeaderMap, header};
@@ -14,7 +12,7 @@ use crate::store::AppName;
 
 use super::answer::Refused;
 use super::limits::lock;
-use super::tokens::{Role, TokenRecord, Tokens, hash};
+use super::tokens::{Role, Stamp, TokenRecord, Tokens, hash};
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -40,12 +38,10 @@ struct Known {
     needed: bool,
 }
 
-type Stamp = (u64, u64, i64, i64);
-
 impl Gate {
     /// Reads the file for the first time. One that is there but cannot be read is an error.
     pub fn open(tokens: Option<Tokens>, public_read: bool) -> Result<Gate> {
-        let stamp = tokens.as_ref().and_then(stamp);
+        let stamp = tokens.as_ref().and_then(Tokens::stamp);
         let records = tokens.as_ref().map(Tokens::list).transpose()?.flatten();
         let known = Known { stamp, needed: records.is_some(), records };
         Ok(Gate { tokens, public_read, known: Mutex::new(known) })
@@ -97,7 +93,7 @@ impl Gate {
     fn refreshed<T>(&self, look: impl FnOnce(&Known) -> T) -> T {
         let mut known = lock(&self.known);
         if let Some(tokens) = &self.tokens {
-            let stamp = stamp(tokens);
+            let stamp = tokens.stamp();
             if stamp != known.stamp {
                 let listed = tokens.list();
                 if let Err(error) = &listed {
@@ -111,9 +107,4 @@ impl Gate {
         }
         look(&known)
     }
-}
-
-fn stamp(tokens: &Tokens) -> Option<Stamp> {
-    let meta = fs::metadata(tokens.path()).ok()?;
-    Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
 }

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -129,6 +129,9 @@ struct TokenJson {
     expires_unix_s: Option<u64>,
 }
 
+/// Inode, length and time of a file.
+pub(super) type Stamp = (u64, u64, i64, i64);
+
 /// The tokens in a file.
 #[derive(Debug, Clone)]
 pub struct Tokens {
@@ -200,6 +203,12 @@ impl Tokens {
             }
         })?;
         revoked.ok_or_else(|| Error::NotFound { what: "token".to_owned(), place: self.place() })
+    }
+
+    /// Another one for every change of the file; `None` if it is not there.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let meta = fs::metadata(&self.path).ok()?;
+        Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
     }
 
     fn place(&self) -> String {

@@ -157,6 +157,10 @@ pub(super) async fn bind(ask: Ask) -> Answer {
 
 pub(super) async fn unbind(ask: Ask) -> Answer {
     let name = ask.name()?;
-    ask.site.bridge.write(move |store| store.unbind(&[name])).await?;
+    let job = move |store: &dyn Store| match store.resolve(&name)? {
+        Some(_) => store.unbind(&[name]),
+        None => Err(Error::NotFound { what: format!("name `{name}`"), place: PLACE.to_owned() }),
+    };
+    ask.site.bridge.write(job).await?;
     Ok(answer::done())
 }

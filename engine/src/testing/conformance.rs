@@ -25,7 +25,7 @@ pub const CHECKS: &[(&str, Check)] = &[
     ("an empty store has nothing", empty),
     ("chunks come back whatever the order asked", chunks_come_back),
     ("chunks put twice are kept once", duplicates),
-    ("lacking is told before and after a flush", lacking),
+    ("lacking and lists are told before and after a flush", lacking),
     ("frames have lengths before and after a flush", frame_lengths),
     ("ten thousand small chunks", small_chunks),
     ("the longest chunks, more than fit one table", long_chunks),
@@ -243,6 +243,24 @@ fn lacking(store: &dyn Store) -> Result<()> {
     for _ in 0..2 {
         assert_eq!(store.lacks_chunks(&ids(&chunks))?, [false, false, true]);
         assert_eq!(store.lacks_nodes(&[node(1, false).0, node(2, false).0])?, [false, true]);
+        store.flush()?;
+    }
+    // What was only just put is listed too.
+    store.put_chunks(&chunks[2..])?;
+    store.put_nodes(vec![node(2, false)])?;
+    let (mut nodes, mut listed) = (BTreeSet::new(), Vec::new());
+    store.each_node(&mut |id| {
+        nodes.insert(id);
+        Ok(())
+    })?;
+    store.each_chunk(&mut |chunk| {
+        listed.push(chunk);
+        Ok(())
+    })?;
+    assert_eq!(nodes, BTreeSet::from([node(1, false).0, node(2, false).0]));
+    assert_eq!(listed, refs(&chunks));
+    for _ in 0..2 {
+        assert_eq!(store.lacks_chunks(&ids(&chunks))?, [false; 3]);
         store.flush()?;
     }
     Ok(())

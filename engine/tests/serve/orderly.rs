@@ -21,7 +21,7 @@ fn what_never_changes_is_cached_and_what_changes_is_asked_for() {
     let store = empty();
     let new = chunk(1, 100);
     let root = node(1, true);
-    shared(&store).put_chunks(&[new.clone()]).expect("put");
+    shared(&store).put_chunks(std::slice::from_ref(&new)).expect("put");
     shared(&store).put_nodes(vec![root.clone()]).expect("put");
     shared(&store).bind(&Name::parse("a@1").expect("a name"), version(1), 5).expect("bound");
     let running = serve(store.clone(), quick());

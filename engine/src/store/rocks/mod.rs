@@ -267,7 +267,7 @@ impl Store for RocksStore {
     }
 
     fn each_node(&self, each: &mut dyn FnMut(NodeId) -> Result<()>) -> Result<()> {
-        self.writer().seal(&self.base)?;
+        self.flush()?;
         self.base.each_node(each)
     }
 
