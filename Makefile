@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt libclang
+.PHONY: help demo test lint fmt libclang sshd
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,3 +47,13 @@ libclang:
 	elif have xcode-select; then xcode-select --install; \
 	else echo "error: no package manager known here" >&2; false; fi \
 	|| { echo "error: install libclang and a C++ compiler by hand (clang.llvm.org), or set LIBCLANG_PATH to the directory of libclang" >&2; exit 1; }
+
+# For one test; everything else works without it.
+sshd:
+	@have() { command -v "$$1" >/dev/null 2>&1; }; \
+	if [ -x /usr/sbin/sshd ]; then exit 0; fi; \
+	echo "installing sshd: a test syncs through it" >&2; \
+	if have apt-get; then $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq openssh-server >/dev/null; \
+	elif have dnf; then $(SUDO) dnf install -y -q openssh-server; \
+	elif have pacman; then $(SUDO) pacman -Sy --noconfirm --needed openssh; \
+	else echo "error: no package manager known here" >&2; false; fi

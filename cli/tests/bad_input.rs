@@ -91,43 +91,66 @@ fn wrong_words() {
             before: nothing,
             args: &["sync", "s3://bucket/store", "app@1", "dir"],
             exit: 2,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: store `s3://bucket/store`: a store is a directory, or a URL that begins with http://, https:// or ssh://
+                hint: give a directory, http(s)://HOST[:PORT][/PREFIX] or ssh://[USER@]HOST[:PORT]/PATH; a token goes into --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials
+            "#]],
         },
         Row {
             before: nothing,
             args: &["sync", "https://me:hunter2@example.org/store", "app@1", "dir"],
             exit: 2,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: store `https://…@example.org/store`: a URL must not hold a password or a token: everyone who lists processes can read it
+                hint: give a directory, http(s)://HOST[:PORT][/PREFIX] or ssh://[USER@]HOST[:PORT]/PATH; a token goes into --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials
+            "#]],
         },
         Row {
             before: nothing,
             args: &["log", "--store", "https://example.org/?token=hunter2"],
             exit: 2,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: store `https://example.org/?…`: a URL must not hold a password or a token: everyone who lists processes can read it
+                hint: give a directory, http(s)://HOST[:PORT][/PREFIX] or ssh://[USER@]HOST[:PORT]/PATH; a token goes into --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials
+            "#]],
         },
         Row {
             before: nothing,
             args: &["log", "--store", "me@example.org:store"],
             exit: 2,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: store `me@example.org:store`: another machine is ssh://USER@HOST/PATH, a directory of that name is ./NAME
+                hint: give a directory, http(s)://HOST[:PORT][/PREFIX] or ssh://[USER@]HOST[:PORT]/PATH; a token goes into --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials
+            "#]],
         },
         Row {
             before: nothing,
             args: &["sync", "store", "app@1", "dir", "--mirror", "copy"],
             exit: 2,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: mirror `copy`: must be a URL that begins with http://, https:// or ssh://
+                hint: `floe VERB --help` shows what is expected
+            "#]],
         },
         Row {
             before: nothing,
             args: &["log", "--store", "http://127.0.0.1:1", "--retries", "0"],
             exit: 5,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: cannot reach store `http://127.0.0.1:1`
+                caused by: Connection refused (os error 111)
+                hint: nothing listens there: check the address and the port, and that `floe serve` runs
+            "#]],
         },
         Row {
             before: nothing,
             args: &["log", "--store", "https://127.0.0.1:1", "--ca", "nowhere.pem"],
             exit: 1,
-            stderr: expect![[r#""#]],
+            stderr: expect![[r#"
+                error: cannot read `nowhere.pem`
+                caused by: No such file or directory (os error 2)
+                hint: check the spelling of the path
+            "#]],
         },
         Row {
             before: nothing,
@@ -143,8 +166,9 @@ fn wrong_words() {
             args: &["prune", "store", "--keep-last", "1", "--grace", "soon"],
             exit: 2,
             stderr: expect![[r#"
-                error: duration `soon`: expected number at 0
-                hint: `floe VERB --help` shows what is expected
+                error: invalid value 'soon' for '--grace <DURATION>': expected number at 0
+
+                For more information, try '--help'.
             "#]],
         },
         Row {

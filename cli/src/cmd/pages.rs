@@ -46,7 +46,9 @@ pub fn man(args: &args::Man, output: &Output) -> Result<End> {
     let mut command = Args::command();
     command.build();
     let mut pages = Vec::new();
-    for command in command.get_subcommands().chain([&command]) {
+    let mut commands = vec![&command];
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands());
         let path = Man::new(command.clone()).generate_to(&args.dir).map_err(failed)?;
         pages.push(path.to_string_lossy().into_owned());
     }

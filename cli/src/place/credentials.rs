@@ -127,8 +127,9 @@ mod tests {
     #[test]
     fn bad_lines_are_named_and_not_repeated() {
         for text in ["https://host", "host hunter2", "https://host hun ter2", "https://host hunter2\u{e9}"] {
-            let error = find(&format!("# x\n{text}"), &url("https://host"), Path::new("x"));
-            let error = error.err().expect(text).to_string();
+            let text = format!("# x\n{text}");
+            let error = find(&text, &url("https://host"), Path::new("x"));
+            let error = error.expect_err("a bad line").to_string();
             assert!(error.contains("line 2") && !error.contains("ter2"), "{error}");
         }
     }
