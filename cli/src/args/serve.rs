@@ -34,6 +34,9 @@ pub struct Serve {
     /// Where to listen, as ADDRESS:PORT; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", conflicts_with = "stdio")]
     pub listen: String,
+    /// Make the store if it does not exist
+    #[arg(long)]
+    pub create: bool,
     /// Serve one connection over standard input and output, as ssh:// does on the other side; asks for no token
     #[arg(long)]
     pub stdio: bool,
