@@ -59,7 +59,7 @@ class Machines(Bench):
 
     def serve(self, store, *more, before=()):
         port = free_port()
-        server = Server([*before, self.floe, "serve", store, "--listen", f"127.0.0.1:{port}", *more], port)
+        server = Server([*before, self.floe, "serve", "--create", store, "--listen", f"127.0.0.1:{port}", *more], port)
         server.url = f"http://127.0.0.1:{port}"
         return server
 

@@ -31,9 +31,14 @@ enum State {
 }
 
 impl LazyStore {
-    /// Opens the store at `dir` for reading.
-    pub fn open(dir: &Path) -> Result<LazyStore> {
-        let state = State::Reading(patiently(|| RocksStore::open_read_only(dir))?);
+    /// Opens the store at `dir` for reading. `create` makes it if it is not there.
+    pub fn open(dir: &Path, create: bool) -> Result<LazyStore> {
+        let state = match patiently(|| RocksStore::open_read_only(dir)) {
+            Err(Error::NotFound { .. }) if create => State::Writing(patiently(|| {
+                RocksStore::open(dir, &RocksOptions { create, ..RocksOptions::default() })
+            })?),
+            opened => State::Reading(opened?),
+        };
         Ok(LazyStore { dir: dir.to_owned(), state: RwLock::new(state) })
     }
 

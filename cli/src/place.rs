@@ -79,7 +79,7 @@ impl<'a> Opener<'a> {
     pub fn read(&self, place: &Place) -> Result<Opened> {
         match place {
             Place::Dir(path) => Ok(Opened::here(RocksStore::open_read_only(path)?)),
-            Place::Url(url) => self.remote(url, &self.mirrors),
+            Place::Url(url) => self.remote(url, &self.mirrors, false),
         }
     }
 
@@ -93,7 +93,7 @@ impl<'a> Opener<'a> {
         self.here_or_remote(place, &RocksOptions { salvage: true, ..RocksOptions::default() })
     }
 
-    /// Opens a store, or makes it; behind a URL it must be there.
+    /// Opens a store, or makes it, also over ssh; behind another URL it must be there.
     pub fn create(&self, place: &Place) -> Result<Opened> {
         self.here_or_remote(place, &RocksOptions { create: true, ..RocksOptions::default() })
     }
@@ -101,7 +101,7 @@ impl<'a> Opener<'a> {
     fn here_or_remote(&self, place: &Place, options: &RocksOptions) -> Result<Opened> {
         match place {
             Place::Dir(path) => Ok(Opened::here(RocksStore::open(path, options)?)),
-            Place::Url(url) => self.remote(url, &[]),
+            Place::Url(url) => self.remote(url, &[], options.create),
         }
     }
 
@@ -123,7 +123,7 @@ impl<'a> Opener<'a> {
         Ok(Some(dir))
     }
 
-    fn remote(&self, url: &RemoteAddress, mirrors: &[RemoteAddress]) -> Result<Opened> {
+    fn remote(&self, url: &RemoteAddress, mirrors: &[RemoteAddress], create: bool) -> Result<Opened> {
         let counters = Arc::new(Counters::default());
         let reach = self.reach;
         let mirror = |url: &RemoteAddress| Ok((url.clone(), self.token(url)?));
@@ -144,6 +144,7 @@ impl<'a> Opener<'a> {
             limit_rate: reach.limit_rate,
             mirrors: mirrors.iter().map(mirror).collect::<Result<_>>()?,
             ssh: self.settings.ssh.iter().map(Into::into).collect(),
+            create,
             ssh_command: reach.ssh_floe.clone(),
             counters: Arc::clone(&counters),
             wait: Arc::new(move |time| wait(time, &stop)),

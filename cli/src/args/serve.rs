@@ -34,6 +34,9 @@ pub struct Serve {
     /// Where to listen, as ADDRESS:PORT; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", conflicts_with = "stdio")]
     pub listen: String,
+    /// Make the store if it does not exist
+    #[arg(long)]
+    pub create: bool,
     /// Serve one connection over standard input and output, as ssh:// does on the other side; asks for no token
     #[arg(long)]
     pub stdio: bool,
@@ -91,10 +94,10 @@ pub struct Limits {
     #[arg(long, value_name = "N", default_value = "256")]
     pub max_client_connections: NonZeroUsize,
     /// Requests with a body or a stream at once from one address; more are told to come again
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "256")]
     pub max_client_streams: NonZeroUsize,
     /// Update streams at once; more are told to come again
-    #[arg(long, value_name = "N", default_value = "64")]
+    #[arg(long, value_name = "N", default_value = "128")]
     pub max_updates: NonZeroUsize,
     /// Memory for answers that were read but not yet sent
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]

@@ -47,10 +47,11 @@ pub fn run(args: &Serve, settings: &Settings, output: &Output) -> Result<End> {
     };
     let options = options(args, dir)?;
     if args.stdio {
-        floe::serve::stdio(Arc::new(LazyStore::open(dir)?), &options)?;
+        floe::serve::stdio(Arc::new(LazyStore::open(dir, args.create)?), &options)?;
         return Ok(End::Done);
     }
-    let store = Arc::new(RocksStore::open(dir, &RocksOptions::default())?);
+    let store =
+        Arc::new(RocksStore::open(dir, &RocksOptions { create: args.create, ..RocksOptions::default() })?);
     let scheme = if options.tls.is_some() { "https" } else { "http" };
     let running = Server::start(store, options)?;
     let url = format!("{scheme}://{}", running.addr());

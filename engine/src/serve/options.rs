@@ -78,12 +78,12 @@ pub struct ServeLimits {
     pub connections: usize,
     /// Connections at once from one address (of IPv6, one /64); more are closed. Default: 256.
     pub connections_per_client: usize,
-    /// Requests at work at once for one address; more get 429. Default: 64.
+    /// Requests at work at once for one address; more get 429. Default: 256.
     pub streams_per_client: usize,
     /// Update streams and listings at once, each with a thread of its own. More wait in line for `stall_timeout`, then
-    /// get 503. Default: 64.
+    /// get 503. Default: 128.
     pub updates: usize,
-    /// Bytes of answers read but not yet sent, over all streams. Default: 64 MiB.
+    /// Bytes of answers being made or not yet sent, over all streams. Default: 64 MiB.
     pub in_flight_bytes_max: u64,
     /// Bytes of requests received but not yet kept, over all of them. Default: 64 MiB.
     pub bodies_bytes_max: u64,
@@ -114,8 +114,8 @@ impl Default for ServeLimits {
         Self {
             connections: 1024,
             connections_per_client: 256,
-            streams_per_client: 64,
-            updates: 64,
+            streams_per_client: 256,
+            updates: 128,
             in_flight_bytes_max: 64 << 20,
             bodies_bytes_max: 64 << 20,
             body_len_max: 16 << 20,

@@ -10,7 +10,7 @@ use axum::routing::{MethodFilter, on};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
-use crate::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX, NODE_LEN_MAX};
+use crate::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX, NODE_LEN_MAX, UNIT_BYTES_MAX};
 use crate::store::wire::{
     Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids,
     unpack_refs, version_of,
@@ -28,6 +28,8 @@ use super::{upkeep, writes};
 /// What errors call the other side's bytes.
 pub(super) const PLACE: &str = "the request";
 const UPDATE_FORMAT: u32 = 1;
+// A unit's frames as they are read, and the unit they are copied into.
+const UNIT_MAKING_BYTES: usize = 2 * (UNIT_BYTES_MAX as usize + (64 << 10));
 
 /// Everything that this server answers.
 pub(super) fn routes(site: &Arc<Site>) -> Router {
@@ -305,6 +307,7 @@ async fn update(ask: Ask) -> Answer {
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let stream = pushed(&site, move |store, out| stream::make(store, &wanted, out)).await?;
+    let stream =
+        pushed(&site, UNIT_MAKING_BYTES, move |store, out| stream::make(store, &wanted, out)).await?;
     Ok(answer::binary(stream.ok_or_else(none)?))
 }

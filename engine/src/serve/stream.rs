@@ -192,28 +192,40 @@ async fn batch(site: &Site, wanted: &Arc<Wanted>, at: usize) -> Result<(VecDeque
 }
 
 /// Answers with what `job` hands over; `None` if it returns false, having handed over nothing. The job has a thread of
-/// its own and waits there for the client.
+/// its own and waits there for the client. While it makes a piece it holds `making` bytes of the budget.
 pub(super) async fn pushed(
     site: &Arc<Site>,
+    making: usize,
     job: impl FnOnce(&dyn Store, &mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<bool> + Send + 'static,
 ) -> Result<Option<Body>, Refused> {
     let pusher = site.bridge.pusher(site.options.limits.stall_timeout).await?;
     let (tx, mut rx) = mpsc::channel(1);
     let (budget, runtime) = (site.in_flight.clone(), Handle::current());
     pusher.start(move |store| {
-        let mut out = |bytes: Vec<u8>| {
-            // Sent or not, a thread never waits here for ever: either the budget comes back or the client is gone.
+        // A thread never waits here for ever: either the budget comes back or the client is gone.
+        let reserve = |bytes: usize| {
             let share = runtime.block_on(async {
                 tokio::select! {
-                    share = budget.take(bytes.len()) => share,
+                    share = budget.take(bytes) => share,
                     () = tx.closed() => None,
                 }
             });
-            let share = Arc::new(share.ok_or(Error::Cancelled)?);
-            let piece = Piece::More(VecDeque::from([held(bytes, &share)]));
-            tx.blocking_send(piece).map_err(|_| Error::Cancelled)
+            share.ok_or(Error::Cancelled)
         };
-        let last = match job(store, &mut out) {
+        let run = || {
+            let mut ahead = reserve(making)?;
+            job(store, &mut |bytes: Vec<u8>| {
+                let unused = ahead.num_permits().saturating_sub(bytes.len());
+                drop(ahead.split(unused));
+                let share = Arc::new(ahead.split(ahead.num_permits()).ok_or(Error::Cancelled)?);
+                let piece = Piece::More(VecDeque::from([held(bytes, &share)]));
+                drop(share);
+                tx.blocking_send(piece).map_err(|_| Error::Cancelled)?;
+                ahead = reserve(making)?;
+                Ok(())
+            })
+        };
+        let last = match run() {
             Ok(true) => Piece::End,
             Ok(false) => Piece::Nothing,
             Err(error) => Piece::Failed(error),

@@ -15,6 +15,9 @@ use super::body::receive_alone;
 use super::site::Ask;
 use super::stream::pushed;
 
+// An item of ids.
+const LIST_MAKING_BYTES: usize = 256 << 10;
+
 pub(super) async fn list_chunks(ask: Ask) -> Answer {
     list(ask, |store, list| store.each_chunk(&mut |chunk| list.push(&pack_refs(&[chunk])))).await
 }
@@ -24,7 +27,7 @@ pub(super) async fn list_nodes(ask: Ask) -> Answer {
 }
 
 async fn list(ask: Ask, job: fn(&dyn Store, &mut List<'_>) -> Result<()>) -> Answer {
-    let body = pushed(&ask.site, move |store, out| {
+    let body = pushed(&ask.site, LIST_MAKING_BYTES, move |store, out| {
         let mut list = List { out, item: vec![0; ITEM_HEAD_LEN], ids: 0, items: 0 };
         job(store, &mut list)?;
         list.close()?;

@@ -51,7 +51,8 @@ impl ChildConnector {
             Some(below_home) => format!("./{below_home}"),
             None => address.path().to_owned(),
         };
-        let command = format!("{} serve --stdio {}", options.ssh_command, quoted(&path));
+        let create = if options.create { "--create " } else { "" };
+        let command = format!("{} serve --stdio {create}{}", options.ssh_command, quoted(&path));
         words.extend([place.into(), command.into()]);
         ChildConnector { program, words }
     }

@@ -102,7 +102,10 @@ pub struct RemoteOptions {
     pub mirrors: Vec<(RemoteAddress, Option<Token>)>,
     /// The program for ssh addresses and its first words; the host and the command there are added.
     pub ssh: Vec<OsString>,
-    /// The command on the other side of ssh, as its shell is to read it; `serve --stdio PATH` is added.
+    /// Makes the store over ssh if it is not there.
+    pub create: bool,
+    /// The command on the other side of ssh, as its shell is to read it; `serve --stdio PATH` is added, or
+    /// `serve --stdio --create PATH`.
     pub ssh_command: String,
     /// Counts what moves.
     pub counters: Arc<Counters>,
@@ -125,6 +128,7 @@ impl Default for RemoteOptions {
             limit_rate: None,
             mirrors: Vec::new(),
             ssh: vec!["ssh".into()],
+            create: false,
             ssh_command: "floe".into(),
             counters: Arc::default(),
             wait: Arc::new(|time| {
