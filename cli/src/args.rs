@@ -5,7 +5,6 @@ mod serve;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
@@ -303,8 +302,8 @@ pub struct Prune {
     /// what no name needs is removed at once. Behind a server others may be publishing meanwhile and rely on chunks
     /// that no name needs yet: give more time than a publish takes. A first prune then only marks chunks, and a later
     /// one removes those that were marked so long ago and are still not needed.
-    #[arg(long, value_name = "DURATION", value_parser = reach::duration, allow_hyphen_values = true)]
-    pub grace: Option<Duration>,
+    #[arg(long, value_name = "DURATION", allow_hyphen_values = true)]
+    pub grace: Option<String>,
     /// Count what would be removed, and remove nothing
     #[arg(long)]
     pub dry_run: bool,

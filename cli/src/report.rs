@@ -224,10 +224,10 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
             _ => "run the same command again when nothing else writes to the directory".to_owned(),
         },
         Error::Conflict { what, reason, .. } => conflict(what, reason).to_owned(),
-        Error::Locked { pid: Some(pid), .. } => format!(
-            "wait until process {pid} is done (`ps -p {pid}` shows it), and run this again; if it is `floe serve`, give \
-             the URL that it serves"
-        ),
+        Error::Locked { pid: Some(pid), place } => {
+            let served = if place.starts_with("store") { "; if it is `floe serve`, give the URL that it serves" } else { "" };
+            format!("wait until process {pid} is done (`ps -p {pid}` shows it), and run this again{served}")
+        }
         Error::Locked { pid: None, .. } => {
             "wait until those who read or write it are done, and run this again".to_owned()
         }

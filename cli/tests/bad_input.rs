@@ -166,9 +166,8 @@ fn wrong_words() {
             args: &["prune", "store", "--keep-last", "1", "--grace", "soon"],
             exit: 2,
             stderr: expect![[r#"
-                error: invalid value 'soon' for '--grace <DURATION>': expected number at 0
-
-                For more information, try '--help'.
+                error: duration `soon`: expected number at 0
+                hint: `floe VERB --help` shows what is expected
             "#]],
         },
         Row {
@@ -384,7 +383,7 @@ fn what_another_process_holds() {
     let store = hold(&place, "store/LOCK");
     expect![[r#"
         6 error: store `store` is in use by process PID
-        hint: wait until process PID is done (`ps -p PID` shows it), and run this again
+        hint: wait until process PID is done (`ps -p PID` shows it), and run this again; if it is `floe serve`, give the URL that it serves
     "#]]
     .assert_eq(&words(place.floe(&["log", "--store", "store"])));
     drop(store);

@@ -109,7 +109,7 @@ pub struct Limits {
     #[arg(long, value_name = "SIZE", default_value = "16M", value_parser = size)]
     pub max_body: u64,
     /// Length of the body of a prune, which names everything that goes
-    #[arg(long, value_name = "SIZE", default_value = "256M", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "129M", value_parser = size)]
     pub max_prune_body: u64,
     /// Length of the line and headers of a request, at least 8K
     #[arg(long, value_name = "SIZE", default_value = "16K", value_parser = size)]

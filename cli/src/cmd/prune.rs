@@ -35,7 +35,14 @@ struct Report {
 
 pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
     let place = Place::parse(&args.store)?;
-    let grace = args.grace.unwrap_or(if place.url().is_some() { GRACE_SHARED } else { Duration::ZERO });
+    let grace = match args.grace.as_deref() {
+        None if place.url().is_some() => GRACE_SHARED,
+        None => Duration::ZERO,
+        Some(text) => humantime::parse_duration(text).map_err(|error| Error::Usage {
+            what: format!("duration `{}`", text.escape_debug()),
+            reason: error.to_string(),
+        })?,
+    };
     let keep = Keep {
         none: args.all,
         last: args.keep_last,
