@@ -341,7 +341,7 @@ fn at_any_read(verb: &mut dyn Verb) {
     assert!(reads > 8, "{reads}");
     let (mut rows, mut struck, mut failed) = (0, 0, 0);
     for (fate, count, silence_ms) in
-        [(Fate::Cut, 20, 2000), (Fate::Truncate, 20, 2000), (Fate::Corrupt, 20, 500), (Fate::Stall, 5, 60)]
+        [(Fate::Cut, 20, 2000), (Fate::Truncate, 20, 2000), (Fate::Corrupt, 20, 500), (Fate::Stall, 5, 90)]
     {
         for (row, at) in (0..reads).step_by((reads as usize / count).max(1)).enumerate() {
             let attempts = if row % 2 == 0 { 1 } else { 3 };
