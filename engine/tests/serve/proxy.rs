@@ -341,7 +341,7 @@ fn at_any_read(verb: &mut dyn Verb) {
     assert!(reads > 8, "{reads}");
     let (mut rows, mut struck, mut failed) = (0, 0, 0);
     for (fate, count, silence_ms) in
-        [(Fate::Cut, 20, 2000), (Fate::Truncate, 20, 2000), (Fate::Corrupt, 20, 500), (Fate::Stall, 5, 90)]
+        [(Fate::Cut, 15, 2000), (Fate::Truncate, 15, 2000), (Fate::Corrupt, 15, 500), (Fate::Stall, 4, 90)]
     {
         for (row, at) in (0..reads).step_by((reads as usize / count).max(1)).enumerate() {
             let attempts = if row % 2 == 0 { 1 } else { 3 };
@@ -386,7 +386,11 @@ fn a_publish_survives_or_names_any_fault_of_the_network() {
 }
 
 #[test]
-fn mirrors_survive_or_name_any_fault_of_the_network() {
+fn a_mirror_to_a_server_survives_or_names_any_fault_of_the_network() {
     at_any_read(&mut Push(empty()));
+}
+
+#[test]
+fn a_mirror_from_a_server_survives_or_names_any_fault_of_the_network() {
     at_any_read(&mut Pull(MemStore::default()));
 }
