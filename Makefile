@@ -5,7 +5,7 @@ CARGO ?= cargo
 TARGET = $(or $(CARGO_TARGET_DIR),target)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt libclang sshd
+.PHONY: help demo test lint fmt libclang sshd nginx
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,4 +56,14 @@ sshd:
 	if have apt-get; then $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq openssh-server >/dev/null; \
 	elif have dnf; then $(SUDO) dnf install -y -q openssh-server; \
 	elif have pacman; then $(SUDO) pacman -Sy --noconfirm --needed openssh; \
+	else echo "error: no package manager known here" >&2; false; fi
+
+# For two tests; everything else works without it.
+nginx:
+	@have() { command -v "$$1" >/dev/null 2>&1; }; \
+	if [ -x /usr/sbin/nginx ] || have nginx; then exit 0; fi; \
+	echo "installing nginx: two tests sync through it" >&2; \
+	if have apt-get; then $(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq nginx >/dev/null; \
+	elif have dnf; then $(SUDO) dnf install -y -q nginx; \
+	elif have pacman; then $(SUDO) pacman -Sy --noconfirm --needed nginx; \
 	else echo "error: no package manager known here" >&2; false; fi

@@ -8,6 +8,7 @@ mod help;
 mod interrupted;
 mod journey;
 mod machines;
+mod nginx;
 mod readers;
 mod resumed;
 mod ssh;

@@ -3,7 +3,10 @@
 
 mod hostile;
 mod orderly;
+mod proxy;
 mod wire;
+#[path = "../world/mod.rs"]
+mod world;
 
 use std::sync::Arc;
 use std::time::Duration;
