@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::Builder;
 
 use crate::content::Chunk;
 use crate::error::{Error, Result};
@@ -168,7 +169,9 @@ fn read_chunks(
     let hash = |batch: Vec<ChunkRef>| bad_chunks(store, &batch, progress).map(|bad| (batch, bad));
     let (batches, feed) = sync_channel(1);
     std::thread::scope(|scope| {
-        scope.spawn(move || send_chosen(store, &subset, &batches));
+        Builder::new()
+            .spawn_scoped(scope, move || send_chosen(store, &subset, &batches))
+            .map_err(|error| Error::io("start threads of", "this process", error))?;
         ordered(flow, feed.into_iter(), hash, |(batch, bad): (Vec<ChunkRef>, _)| {
             found.counts.chunks += batch.len() as u64;
             found.counts.bytes += batch.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
