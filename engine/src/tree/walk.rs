@@ -12,6 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 
 use ignore::gitignore::Gitignore;
 use rustix::fs::{AtFlags, FileType, OFlags, Stat, readlinkat, statat};
@@ -97,8 +98,9 @@ pub(super) fn walk(
         dirs: AtomicUsize::new(1),
     };
     let gathered: Vec<Worker<'_, '_>> = std::thread::scope(|scope| {
+        // Where no more threads can be had, fewer do.
         let others: Vec<_> = (1..options.threads.get().min(THREADS_MAX))
-            .map(|_| scope.spawn(|| Worker::new(&walk).run()))
+            .map_while(|_| Builder::new().spawn_scoped(scope, || Worker::new(&walk).run()).ok())
             .collect();
         let own = Worker::new(&walk).run();
         let others = others.into_iter().map(|other| match other.join() {

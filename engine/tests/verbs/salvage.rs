@@ -294,6 +294,57 @@ fn a_poor_source_leaves_the_rest_told_and_the_old_database_beside() {
 }
 
 #[test]
+fn names_lost_with_what_they_need_come_back() {
+    let scene = Scene::new();
+    let of = |family: &str| {
+        let mark = format!("name{family}").into_bytes();
+        let is_of =
+            |file: &PathBuf| fs::read(file).expect("read").windows(mark.len()).any(|part| part == mark);
+        scene.files().into_iter().filter(is_of).collect::<Vec<_>>()
+    };
+    let tables: Vec<_> = scene.files().into_iter().filter(|file| kind_of(file).ends_with(".sst")).collect();
+    let names_and_nodes = [of("meta"), of("node")].concat();
+    let rows: [(&str, &[PathBuf], Option<u64>); 4] = [
+        ("all tables gone", &tables, None),
+        ("all tables cut", &tables, Some(100)),
+        ("names and nodes gone", &names_and_nodes, None),
+        ("database gone", &[], None),
+    ];
+    // A source that has every name, and lacks nodes.
+    let poor = scene.dir.path().join("poor");
+    let path = scene.harmed(Path::new(""), None);
+    flip_tables(&scene, &path, "node");
+    fs::rename(&path, &poor).expect("renamed");
+    for (context, files, len) in rows {
+        let path = scene.harmed(Path::new(""), None);
+        for file in files {
+            let (target, bytes) = (path.join("db").join(kind_of(file)), fs::read(file).expect("read"));
+            fs::remove_file(&target).expect("removed");
+            if let Some(len) = len {
+                fs::write(&target, &bytes[..len as usize]).expect("written");
+            }
+        }
+        if files.is_empty() {
+            wipe(&path.join("db"));
+        }
+        let store = RocksStore::open(&path, &salvaging(Faults::default())).expect(context);
+        let source = RocksStore::open_read_only(&poor).expect(context);
+        let left = repair_store(&store, &source, &verifying(), &Silent).expect(context).damage;
+        assert!(left.iter().any(|damage| damage.what.starts_with("name `")), "{context}: {left:?}");
+        assert!(left.iter().any(|damage| damage.what == "the store's records"), "{context}: {left:?}");
+        assert!(path.join("db-damaged").exists(), "{context}");
+        drop(store);
+        assert!(!verify(&RocksStore::open_read_only(&path).expect(context)).damage.is_empty(), "{context}");
+        let store = RocksStore::open(&path, &salvaging(Faults::default())).expect(context);
+        let mended = repair_store(&store, &scene.good, &verifying(), &Silent).expect(context);
+        assert_eq!((mended.damage, mended.versions), (vec![], NAMES.len() as u64), "{context}");
+        drop(store);
+        scene.assert_whole(&path, context);
+        assert!(!path.join("db-damaged").exists(), "{context}");
+    }
+}
+
+#[test]
 fn a_crash_at_any_step_leaves_the_old_or_the_new() {
     let scene = Scene::new();
     let mut steps = 0;

@@ -78,7 +78,15 @@ impl Connector for ChildConnector {
         })?;
         // What the command still holds of the other end must go, or its end would never be seen.
         drop(command);
-        let words = child.stderr.take().map(last_words);
+        let words = match child.stderr.take().map(last_words).transpose() {
+            Ok(words) => words,
+            Err(error) => {
+                // It may have ended by itself.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(Error::Io(error));
+            }
+        };
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
         Ok(Some(ChildTransport { child, ours, buffers, words: words.map(Mutex::new), heard: false }))
@@ -86,17 +94,17 @@ impl Connector for ChildConnector {
 }
 
 // Reads all that a program says to its standard error, so that it never waits for a reader.
-fn last_words(mut from: impl Read + Send + 'static) -> Receiver<String> {
+fn last_words(mut from: impl Read + Send + 'static) -> io::Result<Receiver<String>> {
     let (tell, told) = sync_channel(1);
-    std::thread::spawn(move || {
+    std::thread::Builder::new().spawn(move || {
         let mut words = Vec::new();
         // Words that cannot be read are none.
         let _ = from.by_ref().take(WORDS_LEN_MAX).read_to_end(&mut words);
         let _ = io::copy(&mut from, &mut io::sink());
         // Nobody may be left to hear it.
         let _ = tell.send(String::from_utf8_lossy(&words).trim().to_owned());
-    });
-    told
+    })?;
+    Ok(told)
 }
 
 pub(super) struct ChildTransport {

@@ -1,17 +1,17 @@
 //! A store, re-hashed: the nodes that its names need, whether their chunks are there, and the chunks' content.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::Builder;
 
 use crate::content::Chunk;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorClass, Result};
 use crate::flow::{Flow, ordered};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::progress::{Phase, Progress, check};
-use crate::store::{NewChunk, Source, Store};
+use crate::store::{NameRecord, NewChunk, Source, Store};
 use crate::sync::mark::{Met, walk_past};
-use crate::sync::{Damage, Verified, VerifyOptions};
+use crate::sync::{Damage, MirrorOptions, Verified, VerifyOptions, mirror};
 use crate::version::{Entry, EntryKind, Manifest, Node};
 
 /// Most names or paths listed beside a damaged thing.
@@ -36,54 +36,69 @@ pub fn repair_store(
     options: &VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<Verified> {
-    let mut repaired = if store.names_lost()? { find_names(store, source, progress)? } else { 0 };
+    let (mut found, mut repaired) = mend_trees(store, source, progress)?;
+    let mut unbound = Vec::new();
+    if store.names_lost()? {
+        let bound;
+        (bound, unbound) = find_names(store, source, options, progress)?;
+        let (again, nodes) = mend_trees(store, source, progress)?;
+        found = again;
+        repaired += bound + nodes;
+    }
+    read_chunks(store, options, progress, &mut found)?;
+    repaired += mend_chunks(store, source, &mut found)?;
+    name_users(store, &mut found)?;
+    if found.nodes.is_empty() && found.chunks.is_empty() && unbound.is_empty() {
+        store.settle()?;
+    }
+    found.records = store.damaged_records()?;
+    let mut report = found.into_report();
+    report.damage.extend(unbound);
+    Ok(Verified { repaired, ..report })
+}
+
+// Mends nodes until no more are found that can be; returns how many were.
+fn mend_trees(store: &dyn Store, source: &dyn Source, progress: &dyn Progress) -> Result<(Found, u64)> {
+    let mut repaired = 0;
     // What was mended once and is damaged again is the disk's fault.
     let mut mended = HashSet::new();
     // A mended node may show more that is missing below it.
-    let mut found = loop {
+    loop {
         let mut found = look_at_nodes(store, progress)?;
         let nodes = mend_nodes(store, source, &mut found, &mut mended)?;
         repaired += nodes;
         if nodes == 0 {
-            break found;
+            return Ok((found, repaired));
         }
-    };
-    read_chunks(store, options, progress, &mut found)?;
-    repaired += mend_chunks(store, source, &mut found)?;
-    name_users(store, &mut found)?;
-    if found.nodes.is_empty() && found.chunks.is_empty() {
-        store.settle()?;
     }
-    found.records = store.damaged_records()?;
-    Ok(Verified { repaired, ..found.into_report() })
 }
 
-// Binds the names of `source` that the store does not know, and whose versions it has completely.
-fn find_names(store: &dyn Store, source: &dyn Source, progress: &dyn Progress) -> Result<u64> {
-    let mut bound = 0;
-    for record in source.names(None)? {
-        if store.resolve(&record.name)?.is_some() {
+// Binds the names of `source` that the store does not know, each after all that it needs has come; returns how many,
+// and those of which something cannot be had.
+fn find_names(
+    store: &dyn Store,
+    source: &dyn Source,
+    options: &VerifyOptions,
+    progress: &dyn Progress,
+) -> Result<(u64, Vec<Damage>)> {
+    let options =
+        MirrorOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
+    let (mut bound, mut unbound) = (0, Vec::new());
+    for NameRecord { name, .. } in source.names(None)? {
+        if store.resolve(&name)?.is_some() {
             continue;
         }
-        let whole = Cell::new(true);
-        let each = &mut |met: Met<'_>| {
-            check(progress)?;
-            let ids: Vec<_> = met.node.chunks().iter().map(|chunk| chunk.id).collect();
-            if store.frame_lens(&ids)?.contains(&None) {
-                whole.set(false);
-            }
-            Ok(())
-        };
-        walk_past(store, record.version.root(), &mut HashSet::new(), each, &mut |_, _| {
-            whole.set(false);
-            Ok(())
-        })?;
-        if whole.get() {
-            store.bind(&record.name, record.version, record.bound_unix_s)?;
-            bound += 1;
+        match mirror(source, store, std::slice::from_ref(&name), &options, progress) {
+            Ok(mirrored) => bound += mirrored.names,
+            Err(error) if error.class() == ErrorClass::Damaged => unbound.push(Damage {
+                what: format!("name `{name}`"),
+                reason: format!("it may have been lost, and cannot be bound again: {error}"),
+                needed_by: Vec::new(),
+            }),
+            Err(error) => return Err(error),
         }
     }
-    Ok(bound)
+    Ok((bound, unbound))
 }
 
 #[derive(Default)]
@@ -168,7 +183,9 @@ fn read_chunks(
     let hash = |batch: Vec<ChunkRef>| bad_chunks(store, &batch, progress).map(|bad| (batch, bad));
     let (batches, feed) = sync_channel(1);
     std::thread::scope(|scope| {
-        scope.spawn(move || send_chosen(store, &subset, &batches));
+        Builder::new()
+            .spawn_scoped(scope, move || send_chosen(store, &subset, &batches))
+            .map_err(|error| Error::io("start threads of", "this process", error))?;
         ordered(flow, feed.into_iter(), hash, |(batch, bad): (Vec<ChunkRef>, _)| {
             found.counts.chunks += batch.len() as u64;
             found.counts.bytes += batch.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
