@@ -159,7 +159,9 @@ fn read_chunks(
 ) -> Result<()> {
     let subset = Subset::new(options);
     let mut total = 0;
+    let in_all = &mut found.counts.chunks_in_all;
     store.each_chunk(&mut |chunk| {
+        *in_all += 1;
         total += if subset.has(&chunk.id) { u64::from(chunk.len) } else { 0 };
         check(progress)
     })?;
