@@ -229,10 +229,13 @@ pub struct Ls {
 
 /// List the names in a store, newest last
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "floe log [OPTIONS] --store <STORE> [APP]",
+    after_help = "\
 Examples:
   floe log --store ./store
-  floe log game --store ./store                              only names that start with game@")]
+  floe log game --store ./store                              only names that start with game@"
+)]
 pub struct Log {
     /// Only names of this app: the part before the @
     #[arg(value_name = "APP")]
