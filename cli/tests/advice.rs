@@ -400,18 +400,28 @@ fn what_is_asked_for_wrongly_leaves_no_store() {
                 hint: `floe VERB --help` shows what is expected
             "#]],
         },
-        Row { before: synced, args: &["log", "ap", "--store", "store"], exit: 1, stderr: expect![[r#"
+        Row {
+            before: synced,
+            args: &["log", "ap", "--store", "store"],
+            exit: 1,
+            stderr: expect![[r#"
             error: no name of app `ap` in store `store`
             hint: `floe log --store STORE`, without an app, lists the names in store `store`
-        "#]] },
-        Row { before: synced, args: &["log", "ap"], exit: 2, stderr: expect![[r#"
+        "#]],
+        },
+        Row {
+            before: synced,
+            args: &["log", "ap"],
+            exit: 2,
+            stderr: expect![[r#"
             error: the following required arguments were not provided:
               --store <STORE>
 
             Usage: floe log [OPTIONS] --store <STORE> [APP]
 
             For more information, try '--help'.
-        "#]] },
+        "#]],
+        },
     ]);
     let place = Place::new();
     first(&place, "v1");
