@@ -228,10 +228,13 @@ pub struct Ls {
 
 /// List the names in a store, newest last
 #[derive(Debug, clap::Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "floe log [OPTIONS] --store <STORE> [APP]",
+    after_help = "\
 Examples:
   floe log --store ./store
-  floe log game --store ./store                              only names that start with game@")]
+  floe log game --store ./store                              only names that start with game@"
+)]
 pub struct Log {
     /// Only names of this app: the part before the @
     #[arg(value_name = "APP")]
@@ -263,6 +266,9 @@ pub struct Verify {
     /// Mend what is damaged, with content from this store: a directory or a URL
     #[arg(long, value_name = "SOURCE")]
     pub repair: Option<String>,
+    /// After damage that names may have been lost with: take those that SOURCE does not have for gone
+    #[arg(long, requires = "repair")]
+    pub accept_loss: bool,
     #[command(flatten)]
     pub reach: Reach,
     #[command(flatten)]

@@ -125,10 +125,18 @@ impl Output {
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         write(&mut out).map_err(|source| Error::Io {
             action: "write to",
-            path: PathBuf::from("standard output"),
+            path: PathBuf::from(STDOUT),
             source,
         })
     }
+}
+
+// What errors call it; no path that a verb is given is called so from inside the engine.
+const STDOUT: &str = "standard output";
+
+/// True if what was done could not be told.
+pub fn is_of_stdout(error: &Error) -> bool {
+    matches!(error, Error::Io { action: "write to", path, .. } if path.as_os_str() == STDOUT)
 }
 
 impl Progress for Output {

@@ -10,7 +10,7 @@ use floe::{Error, ErrorClass, Result};
 use serde::Serialize;
 
 use crate::args::Verb;
-use crate::output::Output;
+use crate::output::{self, Output};
 use crate::terms::{count, safe};
 
 /// How a verb ends when it does not fail.
@@ -126,7 +126,8 @@ fn failed(error: &Error, doing: Doing<'_>, output: &Output) -> u8 {
         causes.push(cause.to_string());
         next = cause.source();
     }
-    let class = error.class();
+    // The disk behind standard output is not that of the store or the directory.
+    let class = if output::is_of_stdout(error) { ErrorClass::Failure } else { error.class() };
     let told = Told {
         kind: "error",
         class: class_name(class),
@@ -177,11 +178,17 @@ fn class_name(class: ErrorClass) -> &'static str {
 }
 
 fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
+    if output::is_of_stdout(error) {
+        return Some(unwritten(doing).to_owned());
+    }
     if error.class() == ErrorClass::NoSpace {
         return Some(no_space(doing).to_owned());
     }
     let cure = match error {
         Error::Io { path, source, .. } => return io_cure(path, source.kind(), doing).map(str::to_owned),
+        Error::NotFound { what, place } if what.starts_with("name of app ") => {
+            format!("`floe log --store STORE`, without an app, lists the names in {place}")
+        }
         Error::NotFound { what, place } if what.starts_with("name ") => {
             format!("`floe log --store STORE` lists the names in {place}")
         }
@@ -301,6 +308,15 @@ fn is_of_replica(place: &str) -> bool {
     place.contains("/.floe/")
 }
 
+fn unwritten(doing: Doing<'_>) -> &'static str {
+    match doing {
+        Doing::Look | Doing::Verify => {
+            "make room where standard output goes to, and run the same command again"
+        }
+        _ => "what was asked for is done; only its report could not be written",
+    }
+}
+
 fn no_space(doing: Doing<'_>) -> &'static str {
     match doing {
         Doing::Publish { .. } => {
@@ -368,7 +384,9 @@ fn damaged(what: &str, doing: Doing<'_>) -> &'static str {
 }
 
 fn conflict(what: &str, reason: &str) -> &'static str {
-    if what == "new store" {
+    if reason.contains("lie in a synced directory") {
+        "give a directory outside: a sync with --delete would remove the store"
+    } else if what == "new store" {
         "give an empty directory, one that does not exist, or a store"
     } else if reason.contains("is a floe store") {
         "the store is SOURCE; for DIR give a directory that is to become a copy of the version"
@@ -376,6 +394,11 @@ fn conflict(what: &str, reason: &str) -> &'static str {
         "a name means the same bytes for good: publish under a new name"
     } else if reason.contains("interrupted") {
         "run `floe sync` on this directory: it finishes the switch to the version that was asked for"
+    } else if reason.contains("no version is recorded") {
+        "sync to the version that the directory had, and then to this one: what is equal is adopted; or have them replaced \
+         with --overwrite"
+    } else if reason.contains("switch that has begun") {
+        "move it away and run this again, or have it replaced with --overwrite"
     } else if what.starts_with("file ") {
         "move it away, keep it with --protect GLOB, or have it replaced with --overwrite"
     } else {
@@ -471,6 +494,8 @@ mod tests {
             (conflict("the directory", "this directory is a floe store"), Doing::Sync, "SOURCE", "move"),
             (conflict("file `a`", "no version wrote it"), Doing::Sync, "--overwrite", "publish"),
             (conflict("`a`", "it is yours"), Doing::Sync, "move it away", "publish"),
+            (conflict("file `a`", "x no version is recorded x"), Doing::Sync, "had", "move"),
+            (conflict("`a`", "x a switch that has begun"), Doing::Sync, "--overwrite", "--protect"),
         ];
         for (error, doing, says, not) in rows {
             let cure = cure(&error, doing).unwrap_or_default();

@@ -64,8 +64,9 @@ impl Settings {
     }
 
     /// The options of verify; another share of the chunks at each run.
-    pub fn verify_options(&self, subset: Option<&str>) -> Result<VerifyOptions> {
+    pub fn verify_options(&self, subset: Option<&str>, accept_loss: bool) -> Result<VerifyOptions> {
         Ok(VerifyOptions {
+            accept_loss,
             subset: subset.map_or(Ok(1.0), share)?,
             seed: self.now_unix_s,
             threads: self.threads,

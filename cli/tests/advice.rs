@@ -360,3 +360,154 @@ fn a_reader_that_leaves_does_not_stop_a_sync() {
     assert_eq!(status.expect("it runs").code(), Some(0));
     assert_eq!(place.floe(&["ls", "app@2", "--store", "store"]).exit, 0);
 }
+
+#[test]
+fn what_is_asked_for_wrongly_leaves_no_store() {
+    refused(vec![
+        Row {
+            before: |place| first(place, "v1"),
+            args: &["publish", "v1", "--store", "store", "--name", "app@1", "--exclude", "["],
+            exit: 2,
+            stderr: expect![[r#"
+                error: glob `[`: unclosed character class; missing ']'
+                hint: `floe VERB --help` shows what is expected
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["publish", "v1", "--store", "dir/new/store", "--name", "app@1"],
+            exit: 6,
+            stderr: expect![[r#"
+                error: new store in `dir/new/store`: it would lie in a synced directory, `HERE/dir`
+                hint: give a directory outside: a sync with --delete would remove the store
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["publish", "dir", "--store", "dir/data/store", "--name", "app@1"],
+            exit: 6,
+            stderr: expect![[r#"
+                error: new store in `dir/data/store`: it would lie in a synced directory, `HERE/dir`
+                hint: give a directory outside: a sync with --delete would remove the store
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["verify", "store", "--repair", "./store"],
+            exit: 2,
+            stderr: expect![[r#"
+                error: option `--repair`: names the store that is to be mended: give another one that has the same versions
+                hint: `floe VERB --help` shows what is expected
+            "#]],
+        },
+        Row {
+            before: synced,
+            args: &["log", "ap", "--store", "store"],
+            exit: 1,
+            stderr: expect![[r#"
+            error: no name of app `ap` in store `store`
+            hint: `floe log --store STORE`, without an app, lists the names in store `store`
+        "#]],
+        },
+        Row {
+            before: synced,
+            args: &["log", "ap"],
+            exit: 2,
+            stderr: expect![[r#"
+            error: the following required arguments were not provided:
+              --store <STORE>
+
+            Usage: floe log [OPTIONS] --store <STORE> [APP]
+
+            For more information, try '--help'.
+        "#]],
+        },
+    ]);
+    let place = Place::new();
+    first(&place, "v1");
+    place.floe(&[PUBLISH, &["--exclude", "["]].concat());
+    assert!(!place.path("store").exists());
+}
+
+#[test]
+fn a_directory_without_its_state_is_told_how_to_go_on() {
+    let edited = |place: &Place| {
+        synced(place);
+        place.write("v1/readme.txt", "hello again\n");
+        place.report(&["publish", "v1", "--store", "store", "--name", "app@2"]);
+        fs::remove_file(place.path("dir/.floe/state")).expect("removed");
+    };
+    refused(vec![Row {
+        before: edited,
+        args: &["sync", "store", "app@2", "dir"],
+        exit: 6,
+        stderr: expect![[r#"
+            error: file `readme.txt` in replica `dir`: the wanted version has something else there, and no version is recorded that wrote it
+            hint: sync to the version that the directory had, and then to this one: what is equal is adopted; or have them replaced with --overwrite
+        "#]],
+    }]);
+    let place = Place::new();
+    edited(&place);
+    place.report(SYNC);
+    place.report(&["sync", "store", "app@2", "dir"]);
+    place.assert_equal("v1", "dir");
+}
+
+#[test]
+fn a_switch_that_is_given_up_is_told() {
+    let place = Place::new();
+    synced(&place);
+    place.write("dir/left", "of the version that was to come");
+    place.write("dir/.floe/journal", "rubbish");
+    let ran = place.floe(SYNC);
+    assert_eq!(ran.exit, 0, "{ran:?}");
+    assert!(
+        ran.stderr.contains("files that no version wrote: 1, some perhaps of the switch given up"),
+        "{ran:?}"
+    );
+    assert!(!place.floe(SYNC).stderr.contains("given up"));
+}
+
+#[test]
+fn a_report_that_cannot_be_written_is_no_full_disk_of_the_replica() {
+    let place = Place::new();
+    first(&place, "v1");
+    place.report(PUBLISH);
+    let full = fs::File::options().write(true).open("/dev/full").expect("the system has it");
+    let mut command = place.command(SYNC);
+    let child = command.stdout(full).stderr(std::process::Stdio::piped()).spawn().expect("it starts");
+    let done = child.wait_with_output().expect("it ends");
+    let told = String::from_utf8_lossy(&done.stderr);
+    assert_eq!(done.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains("hint: what was asked for is done; only its report could not be written"),
+        "{told}"
+    );
+    place.assert_equal("v1", "dir");
+}
+
+#[test]
+fn what_is_left_out_or_not_read_is_told_truthfully() {
+    let place = Place::new();
+    first(&place, "v1");
+    let ran = place.floe(&["publish", "v1", "--store", "v1/store", "--name", "app@1"]);
+    assert!(ran.stdout.contains("left out  1 path (the store itself, .floeignore, --exclude)"), "{ran:?}");
+    let ran = place.floe(&["verify", "v1/store", "--subset", "0.0000001%"]);
+    assert!(ran.exit == 0 && ran.stdout.contains("no damage in the nodes and in 0 of "), "{ran:?}");
+    assert!(!ran.stdout.contains("everything"), "{ran:?}");
+    let ran = place.floe(&["prune", "v1/store", "--keep-last", "1", "--app", "ap"]);
+    assert!(
+        ran.exit == 0 && ran.stderr.contains("note: no name of app `ap` is in store `v1/store`"),
+        "{ran:?}"
+    );
+
+    // A replica in the tree: its state is its own.
+    let place = Place::new();
+    synced(&place);
+    fs::create_dir(place.path("outer")).expect("made");
+    fs::rename(place.path("dir"), place.path("outer/inner")).expect("moved");
+    let ran = place.floe(&["publish", "outer", "--store", "store", "--name", "outer@1"]);
+    assert!(ran.stderr.contains("note: `inner/.floe`: left out"), "{ran:?}");
+    let ran = place.floe(&["ls", "outer@1", "--store", "store"]);
+    assert!(ran.exit == 0 && !ran.stdout.contains(".floe/"), "{ran:?}");
+}

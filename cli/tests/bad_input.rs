@@ -450,7 +450,7 @@ fn names_cannot_speak_to_the_terminal() {
 }
 
 #[test]
-fn a_full_disk_has_its_own_exit_code() {
+fn a_full_disk_behind_standard_output_is_told_as_that() {
     if !fs::exists("/dev/full").unwrap_or(false) {
         println!("SKIPPED: no /dev/full");
         return;
@@ -459,11 +459,11 @@ fn a_full_disk_has_its_own_exit_code() {
     synced(&place);
     let full = File::options().write(true).open("/dev/full").expect("the full device");
     let done = place.command(&["ls", "app@1", "--store", "store"]).stdout(full).output().expect("it runs");
-    assert_eq!(done.status.code(), Some(10));
+    assert_eq!(done.status.code(), Some(1));
     expect![[r#"
         error: cannot write to `standard output`
         caused by: No space left on device (os error 28)
-        hint: free some space and run the same command again
+        hint: make room where standard output goes to, and run the same command again
     "#]]
     .assert_eq(&String::from_utf8_lossy(&done.stderr));
 }

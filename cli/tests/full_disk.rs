@@ -43,7 +43,8 @@ fn a_publish_stops_binds_nothing_and_continues() {
     let done = with_small_disk(
         &place,
         &format!(
-            "{{ {publish} 2>first; echo $? >first.exit; \
+            "{{ {publish} 2>first; echo $? >first.exit; ls small/store/db-ingest >left; \
+               cat /dev/zero >small/store/db-ingest/0.sst; $floe prune small/store --all 2>pruned; echo $? >pruned.exit; \
                $floe log --store small/store --json >log 2>log.err; \
                {publish} 2>second; echo $? >second.exit; \
                mount -o remount,size=256m small; \
@@ -53,6 +54,8 @@ fn a_publish_stops_binds_nothing_and_continues() {
     if !done {
         return;
     }
+    assert_eq!(text(&place, "left"), "", "the table that could not be written is gone");
+    assert_eq!(text(&place, "pruned.exit"), "0\n", "{}", text(&place, "pruned"));
     for run in ["first", "second"] {
         assert_eq!(text(&place, &format!("{run}.exit")), "10\n", "{}", text(&place, run));
         assert!(

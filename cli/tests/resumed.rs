@@ -118,7 +118,10 @@ fn a_publish_that_was_killed_sends_only_the_rest() {
     child.wait().expect("it ends");
     let rest = place.report(&publish);
     let (new, whole) = (rest["bytes_new"].as_u64(), rest["bytes"].as_u64());
-    assert!(new > Some(0) && new < whole, "killed in the middle, and what was kept is not sent again: {rest}");
+    assert!(
+        new > Some(0) && new < whole,
+        "killed in the middle, and what was kept is not sent again: {rest}"
+    );
     assert_eq!(place.report(&["verify", &server.url])["sound"], true);
     place.report(&["sync", &server.url, "app@3", "dir"]);
     place.assert_equal("v3", "dir");

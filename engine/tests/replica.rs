@@ -96,7 +96,7 @@ fn stopped_at_any_operation_it_is_old_or_new_and_the_next_run_completes() {
             }
             // The first recovery may be stopped as well.
             let (faults, _) = failing_at(at % 17);
-            let _ = Replica::open(dir.path(), &ReplicaOptions { faults }, &Silent);
+            let _ = Replica::open(dir.path(), &ReplicaOptions { faults, ..Default::default() }, &Silent);
             let version = open(dir.path()).expect("recovers").version();
             let now = on_disk(dir.path());
             if version == Some(vb) {

@@ -299,7 +299,8 @@ fn fingerprints_that_cannot_be_kept_do_not_fail_a_sync() {
         Ok(())
     });
     let notices = Notices::default();
-    let mut replica = Replica::open(scene.path(), &ReplicaOptions { faults }, &notices).expect("opens");
+    let mut replica = Replica::open(scene.path(), &ReplicaOptions { faults, ..Default::default() }, &notices)
+        .expect("opens");
     scene.world.sync_open(&mut replica, scene.versions[1], &notices).expect("the tree is the version");
     assert_eq!(replica.version(), Some(scene.versions[1]));
     assert!(notices.ignored() > 0);

@@ -204,7 +204,13 @@ impl World {
 }
 
 fn verify() -> VerifyOptions {
-    VerifyOptions { subset: 1.0, seed: 0, threads: THREADS, in_flight_bytes_max: IN_FLIGHT }
+    VerifyOptions {
+        subset: 1.0,
+        accept_loss: false,
+        seed: 0,
+        threads: THREADS,
+        in_flight_bytes_max: IN_FLIGHT,
+    }
 }
 
 fn noise(seed: u64, into: &mut [u8]) {

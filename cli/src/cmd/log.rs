@@ -35,6 +35,9 @@ pub fn run(args: &Log, settings: &Settings, output: &Output) -> Result<End> {
     let place = Place::parse(&args.store)?;
     let store = Opener::new(&place, &args.reach, settings, output).read(&place)?;
     let names = floe::sync::log(&*store, app.as_ref())?;
+    if let (Some(app), true) = (&args.app, names.is_empty()) {
+        return Err(Error::NotFound { what: format!("name of app `{app}`"), place: store.place() });
+    }
     let width = names.iter().map(|(record, _)| record.name.to_string().len()).max().unwrap_or(0).max(4);
     if !names.is_empty() {
         output.line(format_args!(

@@ -12,7 +12,7 @@ use crate::output::Output;
 use crate::place::{Opener, Place};
 use crate::report::End;
 use crate::settings::Settings;
-use crate::terms::{bytes, count, elapsed};
+use crate::terms::{bytes, count, elapsed, safe};
 
 /// Grace where others may be publishing meanwhile.
 const GRACE_SHARED: Duration = Duration::from_secs(24 * 3600);
@@ -58,6 +58,11 @@ pub fn run(args: &Prune, settings: &Settings, output: &Output) -> Result<End> {
     }
     let opener = Opener::new(&place, &args.reach, settings, output);
     let store = if args.dry_run { opener.read(&place)? } else { opener.write(&place)? };
+    if let (Some(app), Some(text)) = (&keep.app, &args.app)
+        && store.names(Some(app))?.is_empty()
+    {
+        output.note(format_args!("no name of app `{}` is in {}", safe(text), safe(&store.place())));
+    }
     let bytes_before = store.stored_bytes()?;
     let options = PruneOptions { keep, grace, dry_run: args.dry_run, now_unix_s: settings.now_unix_s };
     let done = floe::sync::prune(&*store, &options, output)?;

@@ -38,6 +38,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     let opener = Opener::new(&place, &args.reach, settings, output);
     // A DIR that cannot be opened leaves no new store behind.
     drop(SourceTree::open(&args.dir)?);
+    floe::sync::check_globs(&args.exclude)?;
     let store = opener.create(&place)?;
     if place.dir().is_some_and(|store| super::same_directory(&args.dir, store)) {
         return Err(Error::Conflict {
@@ -46,9 +47,12 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
             reason: "it is the store itself".into(),
         });
     }
+    let below = store_below(&args.dir, &place);
+    let left_out =
+        if below.is_some() { "the store itself, .floeignore, --exclude" } else { ".floeignore, --exclude" };
     let options = PublishOptions {
         compression: if args.level == 0 { Compression::None } else { Compression::Zstd(args.level.into()) },
-        exclude: args.exclude.iter().cloned().chain(store_below(&args.dir, &place)).collect(),
+        exclude: args.exclude.iter().cloned().chain(below).collect(),
         rehash: args.rehash,
         fingerprints: opener.fingerprints(&place)?,
         threads: settings.threads,
@@ -80,7 +84,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         ("new", new(&report)),
     ];
     if done.left_out > 0 {
-        table.push(("left out", format!("{} (.floeignore, --exclude)", count(done.left_out, "path"))));
+        table.push(("left out", format!("{} ({left_out})", count(done.left_out, "path"))));
     }
     table.push(("time", elapsed(output.elapsed())));
     output.report("publish", &report, &table)?;

@@ -21,6 +21,7 @@ struct Report {
     versions: u64,
     files: u64,
     chunks: u64,
+    chunks_in_all: u64,
     nodes: u64,
     bytes: u64,
     damaged: u64,
@@ -41,10 +42,23 @@ struct Line<'a> {
 
 pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
     let place = Place::parse(&args.place)?;
-    let options = settings.verify_options(args.subset.as_deref())?;
+    let options = settings.verify_options(args.subset.as_deref(), args.accept_loss)?;
     let source = args.repair.as_deref().map(Place::parse).transpose()?;
     let main = source.as_ref().filter(|_| place.url().is_none()).unwrap_or(&place);
     let opener = Opener::new(main, &args.reach, settings, output).with_mirrors(&args.mirrors)?;
+    let same = |source: &Place| match (place.url(), source.url()) {
+        (Some(place), Some(source)) => place.to_string() == source.to_string(),
+        _ => {
+            place.dir().zip(source.dir()).is_some_and(|(place, source)| super::same_directory(place, source))
+        }
+    };
+    if source.as_ref().is_some_and(same) {
+        return Err(Error::Usage {
+            what: "option `--repair`".to_owned(),
+            reason: "names the store that is to be mended: give another one that has the same versions"
+                .to_owned(),
+        });
+    }
     let kind = place.kind()?;
     let found = match kind {
         Kind::Store => store(&place, source.as_ref(), &opener, &options, output)?,
@@ -150,6 +164,7 @@ fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
         versions: found.versions,
         files: found.files,
         chunks: found.chunks,
+        chunks_in_all: found.chunks_in_all,
         nodes: found.nodes,
         bytes: found.bytes,
         damaged,
@@ -174,7 +189,12 @@ fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
         ),
         Kind::Replica(_) => format!("{} ({})", count(found.files, "file"), bytes(found.bytes)),
     };
+    let in_part = kind == Kind::Store && found.chunks < found.chunks_in_all;
+    let read =
+        format!("no damage in the nodes and in {} of {}", found.chunks, count(found.chunks_in_all, "chunk"));
     let result = match (damaged, found.repaired) {
+        (0, 0) if in_part => read,
+        (0, repaired) if in_part => format!("{repaired} repaired, {read}"),
         (0, 0) => "everything is as it should be".to_owned(),
         (0, repaired) => format!("{repaired} repaired, everything is as it should be now"),
         (damaged, 0) => format!("{damaged} damaged"),

@@ -106,10 +106,14 @@ impl Wanted {
             1 => String::new(),
             count => format!(" and {} more", count - 1),
         };
+        let reason = match replica.version() {
+            Some(_) => "no version wrote it, and the wanted version has something else there",
+            None => "the wanted version has something else there, and no version is recorded that wrote it",
+        };
         Err(Error::Conflict {
             what: format!("file `{}`{more}", first.as_str().escape_debug()),
             place: format!("replica `{}`", replica.dir().display()),
-            reason: "no version wrote it, and the wanted version has something else there".into(),
+            reason: reason.into(),
         })
     }
 
@@ -163,6 +167,11 @@ fn unchanged(drift: &Change, want: &Manifest<'_>) -> Result<Option<Entry>> {
         _ => false,
     };
     Ok(drift.have.clone().filter(|_| !goes))
+}
+
+/// Whether these globs, in the syntax of `.gitignore`, can be read; else [`Error::Usage`].
+pub fn check_globs(globs: &[String]) -> Result<()> {
+    compile_globs(globs).map(drop)
 }
 
 /// Paths never to touch, as globs in `.gitignore` syntax, and those that the last sync did not touch.

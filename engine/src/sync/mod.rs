@@ -25,7 +25,9 @@ use crate::fault::Faults;
 use crate::id::VersionId;
 use crate::limits::IN_FLIGHT_BYTES_MAX;
 use crate::store::{AppName, Name, NameRecord};
+use crate::tree::ReplicaOptions;
 
+pub use changes::check_globs;
 pub use mirror::mirror;
 pub use prune::prune;
 pub use publish::publish;
@@ -134,6 +136,13 @@ pub struct SyncOptions {
     pub in_flight_bytes_max: u64,
     /// Crash points of the replica.
     pub faults: Faults,
+}
+
+impl SyncOptions {
+    // How the replica is opened.
+    fn replica(&self) -> ReplicaOptions {
+        ReplicaOptions { faults: self.faults.clone(), overwrite: self.overwrite || self.delete }
+    }
 }
 
 impl Default for SyncOptions {
@@ -275,6 +284,8 @@ pub struct Damage {
 pub struct VerifyOptions {
     /// Share of a store's chunks to read, over 0 to 1. Nodes are always read in full.
     pub subset: f64,
+    /// Take names that may have been lost for gone, after what the source has of them (repair only).
+    pub accept_loss: bool,
     /// Picks the share: another seed, other chunks.
     pub seed: u64,
     /// Threads.
@@ -286,7 +297,13 @@ pub struct VerifyOptions {
 impl Default for VerifyOptions {
     /// Everything, on all processors.
     fn default() -> Self {
-        Self { subset: 1.0, seed: 0, threads: processors(), in_flight_bytes_max: IN_FLIGHT_BYTES_MAX }
+        Self {
+            subset: 1.0,
+            accept_loss: false,
+            seed: 0,
+            threads: processors(),
+            in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
+        }
     }
 }
 
@@ -299,6 +316,8 @@ pub struct Verified {
     pub files: u64,
     /// Chunks read and hashed.
     pub chunks: u64,
+    /// Chunks that there are: more than were read where only a share was asked for (store).
+    pub chunks_in_all: u64,
     /// Nodes read and hashed.
     pub nodes: u64,
     /// Plain bytes hashed.

@@ -9,7 +9,7 @@ use crate::flow::Flow;
 use crate::id::VersionId;
 use crate::progress::{Notice, Phase, Progress};
 use crate::store::Source;
-use crate::tree::{Arrivals, Replica, ReplicaOptions, Stage, StageOptions, Staged, Survey, SurveyOptions};
+use crate::tree::{Arrivals, Replica, Stage, StageOptions, Staged, Survey, SurveyOptions};
 use crate::version::{Manifest, NodeSource, Plan};
 
 use super::changes::{Protect, Wanted};
@@ -38,7 +38,7 @@ pub fn sync(
     let wanted = resolve_root(&counted, target)?;
     Protect::new(&options.protect, &[])?;
     keep_apart(source, dir)?;
-    let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
+    let replica = Replica::open(dir, &options.replica(), progress)?;
     sync_to(&counted, wanted, name.as_deref(), replica, options, progress)
 }
 
@@ -162,6 +162,13 @@ impl Job<'_> {
             Wanted::find(nodes, nodes, from, want, &survey, options, protect)?
         };
         wanted.refuse_collisions(stage.replica())?;
+        if stage.replica().gave_up_switch() && wanted.foreign > 0 {
+            let what = format!(
+                "files that no version wrote: {}, some perhaps of the switch given up",
+                wanted.foreign
+            );
+            progress.notice(Notice::StateIgnored { what });
+        }
         let plan = Plan::from_changes(wanted.changes);
         let unchanged = plan.steps.is_empty() && from == Some(want);
         let totals = plan.totals();
@@ -221,6 +228,7 @@ pub fn plan(
     let wanted = Wanted::find(replica.nodes(), &nodes, from, want, &survey, options, &protect)?;
     wanted.refuse_collisions(&replica)?;
     let plan = Plan::from_changes(wanted.changes);
+    replica.check_switch(&plan, &Manifest::open(&nodes, want)?, &survey)?;
     let cost = Cost::of(&plan, &replica, &nodes, want, &survey)?;
     let lens = counted.frame_lens(&cost.missing)?;
     let bytes_frames: u64 = lens.into_iter().flatten().map(u64::from).sum();

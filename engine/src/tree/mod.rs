@@ -10,6 +10,7 @@ mod known;
 mod nodelog;
 mod portable;
 mod reader;
+mod recognise;
 mod replica;
 mod rules;
 mod scan;

@@ -40,14 +40,16 @@ pub(super) fn notices<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Vec<N
 
 /// What to tell of files and directories with bits that no version keeps, and of names that are `.floe` in another
 /// case.
-pub(super) fn not_kept(mut special: Vec<(RelPath, FileType)>, state_like: Vec<String>) -> Vec<Notice> {
+pub(super) fn not_kept(mut special: Vec<(RelPath, FileType)>, mut state_like: Vec<String>) -> Vec<Notice> {
+    state_like.sort_unstable();
     const STATE: &str = "left out: `.floe`, in any case, is where a synced directory keeps its own state";
     const FILE: &str = "its setuid, setgid or sticky bit is not kept";
     let told = |path, reason: &str| Notice::NotKept { path, reason: reason.to_owned() };
     special.sort_unstable_by(|left, right| left.0.cmp(&right.0));
     let (dirs, files): (Vec<_>, Vec<_>) =
         special.into_iter().partition(|(_, kind)| *kind == FileType::Directory);
-    let mut notices: Vec<_> = state_like.into_iter().map(|path| told(path, STATE)).collect();
+    let mut notices: Vec<_> =
+        state_like.into_iter().take(NOTICES_MAX).map(|path| told(path, STATE)).collect();
     notices.extend(files.into_iter().take(NOTICES_MAX).map(|(path, _)| told(path.to_string(), FILE)));
     // Directories inherit such a bit from the one above: often all of them have it.
     if let Some((first, _)) = dirs.first() {

@@ -15,6 +15,7 @@ use crate::version::{NodeSource, STATE_DIR};
 
 use super::disk::{Disk, own};
 use super::nodelog::NodeLog;
+use super::recognise::recognise;
 use super::spot::Kind;
 use super::state::{self, Lock, State};
 use super::swap::{self, Attempt};
@@ -27,6 +28,8 @@ const STORE_WORDS: &[u8] = b"floe store";
 pub struct ReplicaOptions {
     /// Crash points, for tests.
     pub faults: Faults,
+    /// Replace what is foreign and in the way of an interrupted switch; otherwise it is a conflict.
+    pub overwrite: bool,
 }
 
 /// An open replica.
@@ -39,6 +42,8 @@ pub struct Replica {
     state: Option<State>,
     // Why there is no state, if there is one that cannot be read.
     damage: Option<Error>,
+    // A switch was given up, because its journal could not be read.
+    gave_up: bool,
     // Set when the recorded version turns out not to be readable: from then on nothing counts as recorded.
     forgotten: AtomicBool,
     nodes: NodeLog,
@@ -59,6 +64,7 @@ impl Replica {
         }
         disk.check_own(&own("stage"), Kind::Dir)?;
         disk.mkdir(&own("stage"))?;
+        let mut gave_up = false;
         let journal = match usable(state::read_journal(&disk), progress)? {
             Usable::Yes(journal) => journal,
             Usable::Damaged(_) => {
@@ -67,12 +73,15 @@ impl Replica {
                 disk.rename(&own("journal"), &own("journal.damaged"))?;
                 disk.unlink(&own("stats"))?;
                 disk.sync_dir(STATE_DIR)?;
+                gave_up = true;
                 None
             }
         };
-        if let Some(journal) = journal {
-            swap::run(&disk, &journal, Attempt::Again, progress)?;
+        if let Some(mut journal) = journal {
             let nodes = NodeLog::open(&disk, 0)?;
+            let left = state::read_state(&disk).ok().flatten().map(|state| state.version);
+            recognise(&disk, &mut journal, left, &nodes, options.overwrite)?;
+            swap::run(&disk, &journal, Attempt::Again, progress)?;
             let state = State {
                 version: journal.version,
                 name: journal.name,
@@ -90,7 +99,7 @@ impl Replica {
         let nodes = NodeLog::open(&disk, state.as_ref().map_or(0, |state| state.nodes_len))?;
         let forgotten = AtomicBool::new(false);
         let (disk, lock) = (Some(disk), Some(lock));
-        Ok(Replica { dir: dir.to_owned(), disk, lock, state, damage, forgotten, nodes })
+        Ok(Replica { dir: dir.to_owned(), disk, lock, state, damage, gave_up, forgotten, nodes })
     }
 
     /// Looks without touching anything: no directory is made, no lock taken, nothing recovered. An interrupted switch
@@ -102,6 +111,7 @@ impl Replica {
             lock: None,
             state: None,
             damage: None,
+            gave_up: false,
             forgotten: AtomicBool::new(false),
             nodes: NodeLog::none(format!("`{}`", dir.display())),
         };
@@ -146,6 +156,12 @@ impl Replica {
     /// What is wrong with the record, if [`Replica::open`] found one that it could not use.
     pub fn into_damage(self) -> Option<Error> {
         self.damage
+    }
+
+    /// True if [`Replica::open`] found a switch that it could not finish: files of the version that it was to may lie
+    /// here as if no version wrote them.
+    pub fn gave_up_switch(&self) -> bool {
+        self.gave_up
     }
 
     /// The name it was synced by.

@@ -243,7 +243,11 @@ impl Switch<'_> {
     }
 
     fn conflict(&self, path: &str, reason: &str) -> Error {
-        conflict(self.disk, path, reason)
+        Error::Conflict {
+            what: format!("`{}`", path.escape_debug()),
+            place: format!("replica `{}`", self.disk.path().display()),
+            reason: reason.to_owned(),
+        }
     }
 
     fn into_journal(
@@ -341,6 +345,11 @@ pub(super) enum Attempt {
     Again,
 }
 
+/// True if every file that moves is in the stage.
+pub(super) fn all_moved(disk: &Disk) -> Result<bool> {
+    Ok(disk.kind(&own(MARK))?.is_some())
+}
+
 /// Does the switch, from wherever an earlier attempt ended. What somebody put in the way since it was planned is kept:
 /// then it is a [`Error::Conflict`] that names it, until it is moved away.
 pub(super) fn run(disk: &Disk, journal: &Journal, attempt: Attempt, progress: &dyn Progress) -> Result<()> {
@@ -352,14 +361,13 @@ pub(super) fn run(disk: &Disk, journal: &Journal, attempt: Attempt, progress: &d
     }
     // Once files begin to take their places, a path that was emptied may be filled again: from then on, what is there
     // must not be taken for what was to move.
-    let mark = own(MARK);
-    if !journal.stash.is_empty() && disk.kind(&mark)?.is_none() {
+    if !journal.stash.is_empty() && !all_moved(disk)? {
         for op in &journal.stash {
             run_op(disk, op, attempt)?;
             progress.advance(1);
         }
         disk.sync_all(&mut touched(&journal.stash))?;
-        disk.open_write(&mark, false)?;
+        disk.open_write(&own(MARK), false)?;
         disk.sync_dir(&own("stage"))?;
     }
     for op in &journal.place {
@@ -420,7 +428,7 @@ fn place(disk: &Disk, staged: &str, path: &RelPath, over: Option<&Known>, attemp
             place: format!("`{}`", disk.full(&own("stage")).display()),
         }),
         Placed::NoDir => Err(Error::Changed { path: disk.full(path.as_str()) }),
-        Placed::Blocked(kind) => Err(blocked(disk, path, kind)),
+        Placed::Blocked(kind) => Err(blocked(disk, path, kind, 0)),
     }
 }
 
@@ -430,7 +438,7 @@ fn make_dir(disk: &Disk, path: &RelPath) -> Result<()> {
     let Err(Error::Io { source, .. }) = &made else { return made };
     match path.parent() {
         _ if source.kind() == std::io::ErrorKind::AlreadyExists => {
-            Err(blocked(disk, path, disk.kind(path.as_str())?.unwrap_or(Kind::Other)))
+            Err(blocked(disk, path, disk.kind(path.as_str())?.unwrap_or(Kind::Other), 0))
         }
         Some(above) if is_absent(source) => {
             make_dir(disk, &above)?;
@@ -440,8 +448,8 @@ fn make_dir(disk: &Disk, path: &RelPath) -> Result<()> {
     }
 }
 
-// Somebody's own in the place of what the switch brings.
-fn blocked(disk: &Disk, path: &RelPath, kind: Kind) -> Error {
+/// Somebody's own in the place of what the switch brings; in so many `more` places too.
+pub(super) fn blocked(disk: &Disk, path: &RelPath, kind: Kind, more: usize) -> Error {
     let what = match kind {
         Kind::File => "a file that floe did not put there".to_owned(),
         Kind::Symlink => "a symlink that floe did not put there".to_owned(),
@@ -452,14 +460,11 @@ fn blocked(disk: &Disk, path: &RelPath, kind: Kind) -> Error {
         },
     };
     let reason = format!("{what} is in the way of a switch that has begun: move it away and run again");
-    conflict(disk, path.as_str(), &reason)
-}
-
-fn conflict(disk: &Disk, path: &str, reason: &str) -> Error {
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
     Error::Conflict {
-        what: format!("`{}`", path.escape_debug()),
+        what: format!("`{}`{more}", path.as_str().escape_debug()),
         place: format!("replica `{}`", disk.path().display()),
-        reason: reason.to_owned(),
+        reason,
     }
 }
 

@@ -75,7 +75,7 @@ pub(super) struct Walked {
     pub(super) closed: Vec<RelPath>,
     /// Files and directories with mode bits that no version keeps.
     pub(super) special: Vec<(RelPath, FileType)>,
-    /// Names at the top that are `.floe` in another case.
+    /// What is left out for its name: at the top `.floe` in another case, and, of a tree that is published, `.floe` further down.
     pub(super) state_like: Vec<String>,
 }
 
@@ -303,9 +303,12 @@ impl<'w, 'a> Worker<'w, 'a> {
         let mut has_rules = false;
         let read = read_names(&fd, &mut self.buffer, |name, kind| {
             let bytes = name.to_bytes();
+            let is_state = bytes == STATE_DIR.as_bytes();
             if id == 0 && bytes.eq_ignore_ascii_case(STATE_DIR.as_bytes()) {
-                let other_case = bytes != STATE_DIR.as_bytes();
-                self.state_like.extend(other_case.then(|| name.to_string_lossy().into_owned()));
+                self.state_like.extend((!is_state).then(|| name.to_string_lossy().into_owned()));
+            } else if is_state && self.walk.options.honour_ignore && kind != FileType::RegularFile {
+                // Of a replica in the tree: its state is true of that directory alone.
+                self.state_like.push(format!("{prefix}{STATE_DIR}"));
             } else if bytes != b"." && bytes != b".." {
                 has_rules |= bytes == RULES_NAME.as_bytes();
                 names.push(name, kind);

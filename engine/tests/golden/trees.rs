@@ -22,7 +22,13 @@ fn version(text: &str) -> VersionId {
 }
 
 fn verify() -> VerifyOptions {
-    VerifyOptions { subset: 1.0, seed: 0, threads: NonZeroUsize::MIN, in_flight_bytes_max: 16 << 20 }
+    VerifyOptions {
+        subset: 1.0,
+        accept_loss: false,
+        seed: 0,
+        threads: NonZeroUsize::MIN,
+        in_flight_bytes_max: 16 << 20,
+    }
 }
 
 // Checked out by whoever, with whatever umask: of a mode only the execute bit is kept.

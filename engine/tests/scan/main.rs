@@ -79,8 +79,11 @@ fn trees_are_found_in_the_order_of_their_paths() {
         (&["a/x", "a.txt", "a-b/y", "a0"], &["a-b/y", "a.txt", "a/x", "a0"]),
         // Hidden files, and what other tools would leave out.
         (&[".git/config", ".gitignore = *", ".hidden", "x"], &[".git/config", ".gitignore", ".hidden", "x"]),
-        // Only at the top is `.floe` ours.
-        (&[".FLOE/state", ".floe/lock", "d/.floe/x", ".floes"], &[".floes", "d/.floe/x"]),
+        // Further down it is of another replica; there in its own case alone.
+        (
+            &[".FLOE/state", ".floe/lock", "d/.floe/x", "e/.FLOE/x", ".floes"],
+            &[".floes", "d/ 755", "e/.FLOE/x"],
+        ),
         (&["e/", "f/g/", "h/i"], &["e/ 755", "f/g/ 755", "h/i"]),
         (
             &["l -> l", "m -> nowhere", "n -> ..", "o/p -> ../n"],

@@ -86,6 +86,76 @@ fn stop_syncs(old: &Tree, new: &Tree) {
     assert_eq!(fs::read_dir(outer.path()).expect("listed").count(), 3);
 }
 
+// A copy or a restored backup has other inodes and times; what is in the files tells whose they are.
+#[test]
+fn a_copy_of_a_stopped_replica_is_finished() {
+    let (small_old, small_new) = small_pair();
+    for (old, new) in [pair(), (small_old, small_new)] {
+        let store = MemStore::default();
+        let version = [published(&store, &old, "game@old"), published(&store, &new, "game@new")][1];
+        let outer = quick_tempdir();
+        let [start, stopped, copy] = ["start", "stopped", "copy"].map(|name| outer.path().join(name));
+        sync(&store, "game@old", &start);
+        let (mut at, mut journals) = (0, 0);
+        loop {
+            wipe(&stopped);
+            copy_tree(&start, &stopped);
+            let (faults, count) = failing_at(at);
+            let options = SyncOptions { faults, ..syncing() };
+            let _ = floe::sync::sync(&store, &named("game@new"), &stopped, &options, &Silent);
+            if count.load(Ordering::SeqCst) <= at {
+                break;
+            }
+            if stopped.join(".floe/journal").exists() {
+                journals += 1;
+                wipe(&copy);
+                copy_tree(&stopped, &copy);
+                let done = try_sync(&store, "game@new", &copy);
+                let done = done.unwrap_or_else(|error| panic!("stopped at {at}: {error:?}"));
+                assert_eq!((done.version, done.files_foreign), (version, 0), "stopped at {at}");
+                assert_replica(&copy, &new);
+            }
+            at = next(at);
+        }
+        assert!(journals > 3);
+    }
+}
+
+#[test]
+fn what_is_foreign_in_a_stopped_switch_is_counted_and_follows_the_usual_rules() {
+    let many = |text: &str| {
+        (0..5)
+            .fold(Tree::default(), |tree, n| tree.with(&format!("f{n}"), Item::text(&format!("{text} {n}"))))
+    };
+    let (old, new) = (many("old"), many("new"));
+    let overwrite = SyncOptions { overwrite: true, ..syncing() };
+    let delete = SyncOptions { delete: true, ..syncing() };
+    for asked in [overwrite, delete] {
+        let store = MemStore::default();
+        published(&store, &old, "game@old");
+        published(&store, &new, "game@new");
+        let outer = quick_tempdir();
+        let dir = outer.path().join("replica");
+        sync(&store, "game@old", &dir);
+        let faults = Faults::new(|action, _| match action {
+            "put in place" => Err(std::io::Error::other("power")),
+            _ => Ok(()),
+        });
+        let options = SyncOptions { faults, ..syncing() };
+        floe::sync::sync(&store, &named("game@new"), &dir, &options, &Silent).expect_err("stopped");
+        for n in 1..4 {
+            fs::write(dir.join(format!("f{n}")), "the user's own").expect("written");
+        }
+        let before = on_disk(&dir);
+        let error = try_sync(&store, "game@new", &dir).expect_err("in the way");
+        assert!(matches!(error, Error::Conflict { .. }), "{error:?}");
+        assert!(error.to_string().contains("`f1` and 2 more"), "{error}");
+        assert_eq!(on_disk(&dir), before, "nothing was done yet");
+        floe::sync::sync(&store, &named("game@new"), &dir, &asked, &Silent).expect("syncs");
+        assert_replica(&dir, &new);
+    }
+}
+
 fn assert_replica_with(dir: &Path, tree: &Tree, at: u64) {
     assert_eq!(on_disk(dir), *tree, "stopped at {at}");
     let found = floe::sync::verify_replica(dir, &verifying(), &Silent).expect("verifies");

@@ -78,11 +78,15 @@ proptest! {
             prop_assert_eq!(&on_disk(dir), &before);
         }
         let overwrite = SyncOptions { overwrite: true, ..syncing() };
-        let planned = floe::sync::plan(&store, &named("game@b"), dir, &overwrite, &Silent).expect("plans");
+        let planned = floe::sync::plan(&store, &named("game@b"), dir, &overwrite, &Silent);
         match floe::sync::sync(&store, &named("game@b"), dir, &overwrite, &Silent) {
-            Err(Error::Conflict { .. }) => prop_assert_eq!(on_disk(dir), before),
+            Err(error @ Error::Conflict { .. }) => {
+                prop_assert_eq!(on_disk(dir), before);
+                prop_assert_eq!(planned.expect_err("the same").to_string(), error.to_string());
+            }
             Err(other) => panic!("{other:?}"),
             Ok(done) => {
+                let planned = planned.expect("plans");
                 let after = on_disk(dir);
                 for (path, item) in b.items() {
                     // An empty directory may have got something of the user's.
@@ -321,6 +325,38 @@ fn what_is_the_users_and_in_the_way_is_a_conflict() {
     fs::remove_file(dir.join("moved")).expect("removed");
     scene.sync("game@new", &syncing()).expect("syncs");
     assert_replica(&dir, &scene.new);
+}
+
+#[test]
+fn a_plan_refuses_what_a_sync_refuses() {
+    type Spoil = fn(&Path);
+    let rows: [(&str, Spoil); 4] = [
+        ("a file where the version wants the directory", |dir| put(dir, "turns/mine", "mine")),
+        ("an empty directory of the user's there", |dir| {
+            fs::create_dir(dir.join("turns/own")).expect("made")
+        }),
+        ("a pipe in the place of a recorded file", |dir| pipe(&dir.join("docs/same"))),
+        ("a pipe where a new file belongs", |dir| pipe(&dir.join("new"))),
+    ];
+    for (what, spoil) in rows {
+        let scene = Scene::new();
+        let dir = scene.dir();
+        scene.sync("game@old", &syncing()).expect("syncs");
+        spoil(&dir);
+        for options in [syncing(), SyncOptions { overwrite: true, ..syncing() }] {
+            let planned = floe::sync::plan(&scene.store, &named("game@new"), &dir, &options, &Silent);
+            let planned = planned.map(drop).expect_err(what);
+            assert!(matches!(planned, Error::Conflict { .. }), "{what}: {planned:?}");
+            let synced = scene.sync("game@new", &options).expect_err(what);
+            assert_eq!(planned.to_string(), synced.to_string(), "{what}");
+        }
+    }
+}
+
+fn pipe(path: &Path) {
+    let _ = fs::remove_file(path);
+    let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+    assert!(made.success());
 }
 
 #[test]

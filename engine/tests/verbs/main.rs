@@ -101,7 +101,13 @@ fn syncing() -> SyncOptions {
 }
 
 fn verifying() -> VerifyOptions {
-    VerifyOptions { subset: 1.0, seed: 0, threads: threads(), in_flight_bytes_max: 16 << 20 }
+    VerifyOptions {
+        subset: 1.0,
+        accept_loss: false,
+        seed: 0,
+        threads: threads(),
+        in_flight_bytes_max: 16 << 20,
+    }
 }
 
 fn name(text: &str) -> Name {

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 
+use floe::content::CutParams;
 use floe::store::{NameRecord, RocksOptions, RocksStore};
-use floe::sync::{list, repair_store};
+use floe::sync::{MirrorOptions, list, mirror, repair_store};
 use floe::testing::conformance::{nodes_in, read, read_nodes};
-use floe::version::{EntryKind, Manifest};
-use floe::{ChunkRef, ErrorClass, NodeId};
+use floe::version::{EntryKind, Manifest, ManifestBuilder, NodeSink};
+use floe::{ChunkRef, ErrorClass, NodeId, Result};
 
 use super::*;
 
@@ -341,6 +342,45 @@ fn names_lost_with_what_they_need_come_back() {
         drop(store);
         scene.assert_whole(&path, context);
         assert!(!path.join("db-damaged").exists(), "{context}");
+    }
+}
+
+#[test]
+fn only_a_copy_of_the_store_says_which_names_were_lost() {
+    let scene = Scene::new();
+    let path = scene.harmed(Path::new(""), None);
+    wipe(&path.join("db"));
+    let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("made anew");
+    let kept = scene.good.names(None).expect("names").swap_remove(0);
+    let other = MemStore::default();
+    let copied = [kept.name.clone()];
+    mirror(&scene.good, &store, &copied, &MirrorOptions::default(), &Silent).expect("one name is left");
+    other.put_nodes(vec![empty_root()]).expect("put");
+    let version = VersionId::from_bytes(*empty_root().0.as_bytes());
+    other.bind(&Name::parse("z@1").expect("a name"), version, 0).expect("bound");
+
+    let names = |store: &RocksStore| store.names(None).expect("names").len();
+    let told = repair_store(&store, &other, &verifying(), &Silent).expect("it ends").damage;
+    assert!(told.iter().any(|damage| damage.what == "list of names"), "{told:?}");
+    assert_eq!((names(&store), store.names_lost().expect("read")), (1, true));
+    let options = VerifyOptions { accept_loss: true, ..verifying() };
+    let told = repair_store(&store, &other, &options, &Silent).expect("it ends").damage;
+    assert_eq!((told, names(&store), store.names_lost().expect("read")), (vec![], 1, false));
+}
+
+// The version of an empty directory.
+fn empty_root() -> (NodeId, Vec<u8>) {
+    let mut nodes = Nodes(Vec::new());
+    ManifestBuilder::new(CutParams::V1, &mut nodes).finish().expect("a root");
+    nodes.0.swap_remove(0)
+}
+
+struct Nodes(Vec<(NodeId, Vec<u8>)>);
+
+impl NodeSink for Nodes {
+    fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
+        self.0.push((id, bytes));
+        Ok(())
     }
 }
 

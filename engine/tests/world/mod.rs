@@ -315,7 +315,11 @@ impl World {
         fetcher: &Fetcher<'_>,
         meddle: &dyn Fn(&Path),
     ) -> Result<Report> {
-        let mut replica = Replica::open(dir, &ReplicaOptions { faults: self.faults.clone() }, &Silent)?;
+        let mut replica = Replica::open(
+            dir,
+            &ReplicaOptions { faults: self.faults.clone(), ..Default::default() },
+            &Silent,
+        )?;
         self.run_open(&mut replica, version, fetcher, &Silent, meddle)
     }
 

@@ -6,7 +6,7 @@
 
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use rocksdb::{Cache, ColumnFamily, DB, DBPinnableSlice, ErrorKind, ReadOptions, WriteBatch, WriteOptions};
 
@@ -71,6 +71,8 @@ pub(super) struct Base {
     home: Arc<Home>,
     cache: Cache,
     read_only: bool,
+    // Whether what a stopped writer left is gone.
+    cleared: Mutex<bool>,
     /// Crash points.
     pub faults: Faults,
 }
@@ -99,7 +101,7 @@ impl Base {
             home.complete(&faults)?;
         }
         let current = RwLock::new(Current { db, writable: fresh });
-        Ok(Base { current, dir: dir.to_owned(), home, cache, read_only, faults })
+        Ok(Base { current, dir: dir.to_owned(), home, cache, read_only, cleared: Mutex::default(), faults })
     }
 
     /// The database, for reading.
@@ -123,6 +125,7 @@ impl Base {
         }
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if !current.writable {
+            self.clear_leftovers()?;
             self.check("open the database")?;
             let opened = open_for_writing(&self.home, &self.cache, false);
             current.db = Arc::new(Database(opened.map_err(|error| open_error(&self.dir, error))?));
@@ -144,7 +147,18 @@ impl Base {
 
     /// Where tables are written before they are ingested.
     pub fn ingest_dir(&self) -> Result<PathBuf> {
+        self.clear_leftovers()?;
         self.home.ingest_dir(&self.faults)
+    }
+
+    // Once, before the first table and before the database is opened for writing, which takes space itself.
+    fn clear_leftovers(&self) -> Result<()> {
+        let mut cleared = self.cleared.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*cleared {
+            self.home.clear_ingest(&self.faults)?;
+            *cleared = true;
+        }
+        Ok(())
     }
 
     pub fn place(&self) -> String {

@@ -13,6 +13,7 @@ use rustix::process::{Pid, test_kill_process};
 
 use crate::error::{At, Error, Result};
 use crate::fault::Faults;
+use crate::version::STATE_DIR;
 
 const FORMAT: u32 = 1;
 const FORMAT_FILE: &str = "FORMAT";
@@ -79,22 +80,27 @@ impl Home {
         self.dir.join(DB_DIR)
     }
 
-    /// Makes an empty folder for tables that wait to be ingested; what a crash left there goes.
+    /// Removes tables that a stopped writer left waiting to be ingested: the disk may be full of them.
+    pub fn clear_ingest(&self, faults: &Faults) -> Result<()> {
+        let dir = self.dir.join(INGEST_DIR);
+        let entries = match fs::read_dir(&dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            other => other.at("read", &dir)?,
+        };
+        for entry in entries {
+            let path = entry.at("read", &dir)?.path();
+            faults.check("remove", &path)?;
+            fs::remove_file(&path).at("remove", &path)?;
+        }
+        Ok(())
+    }
+
+    /// The folder for tables that wait to be ingested, made where it is missing.
     pub fn ingest_dir(&self, faults: &Faults) -> Result<PathBuf> {
         let dir = self.dir.join(INGEST_DIR);
-        match fs::read_dir(&dir) {
-            Ok(entries) => {
-                for entry in entries {
-                    let path = entry.at("read", &dir)?.path();
-                    faults.check("remove", &path)?;
-                    fs::remove_file(&path).at("remove", &path)?;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                faults.check("create", &dir)?;
-                fs::create_dir(&dir).at("create", &dir)?;
-            }
-            Err(error) => return Err(Error::io("read", dir, error)),
+        if !dir.is_dir() {
+            faults.check("create", &dir)?;
+            fs::create_dir(&dir).at("create", &dir)?;
         }
         Ok(dir)
     }
@@ -228,6 +234,7 @@ pub(crate) fn format_number(text: &[u8]) -> Option<u32> {
 
 // Makes the directory, or accepts one that is empty or where making a store was cut short.
 fn prepare(dir: &Path, faults: &Faults) -> Result<()> {
+    refuse_replica(dir)?;
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -246,6 +253,19 @@ fn prepare(dir: &Path, faults: &Faults) -> Result<()> {
         }
     }
     Ok(())
+}
+
+// A store in a replica would be foreign files there.
+fn refuse_replica(dir: &Path) -> Result<()> {
+    let full = std::path::absolute(dir).at("find", dir)?;
+    let there = full.ancestors().find(|above| above.exists()).unwrap_or(&full);
+    let there = there.canonicalize().at("find", there)?;
+    let Some(replica) = there.ancestors().find(|above| above.join(STATE_DIR).join(FORMAT_FILE).is_file())
+    else {
+        return Ok(());
+    };
+    let reason = format!("it would lie in a synced directory, {}", quoted(replica));
+    Err(Error::Conflict { what: "new store".into(), place: quoted(dir), reason })
 }
 
 // Makes `dir` and the directories above it that are missing. An entry is durable when the directory that holds it

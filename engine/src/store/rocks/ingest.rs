@@ -27,6 +27,7 @@ use super::layout::{
     name_value,
 };
 use crate::error::{Error, Result};
+use crate::fault::Faults;
 use crate::id::{ChunkId, NodeId, VersionId};
 use crate::store::{Name, NameRecord, NewChunk};
 
@@ -43,7 +44,7 @@ const NODE_BYTES_MAX: usize = 4 << 20;
 pub(super) struct Writer {
     // Found when the first chunk comes: readers need none, and it must not keep them out.
     next_seq: Option<u64>,
-    // Where tables are written before they are ingested; known, and emptied, from the first write on.
+    // Where tables are written before they are ingested; known from the first write on.
     dir: Option<PathBuf>,
     ahead: Arc<Ahead>,
     small: Vec<(u64, Vec<u8>)>,
@@ -87,6 +88,16 @@ impl Ahead {
 struct Table {
     file: SstFileWriter<'static>,
     path: PathBuf,
+    faults: Faults,
+}
+
+// What is not ingested by now never will be, and nothing can use it. Ingesting moves the file away.
+impl Drop for Table {
+    fn drop(&mut self) {
+        if self.faults.check("remove", &self.path).is_ok() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
 }
 
 impl Writer {
@@ -378,8 +389,9 @@ impl Table {
         let path = dir.join(format!("{first_seq}.sst"));
         base.faults.check("create table", &path)?;
         let file = SstFileWriter::create(&TABLE_OPTIONS);
-        file.open(&path).map_err(|error| base.error("create a table", error))?;
-        Ok(Table { file, path })
+        let table = Table { file, path, faults: base.faults.clone() };
+        table.file.open(&table.path).map_err(|error| base.error("create a table", error))?;
+        Ok(table)
     }
 
     fn put(&mut self, base: &Base, seq: u64, frame: &[u8]) -> Result<()> {
@@ -396,7 +408,7 @@ impl Table {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let db = base.writable()?;
-        db.ingest_external_file_cf_opts(db.family(DATA), &options, vec![self.path])
+        db.ingest_external_file_cf_opts(db.family(DATA), &options, vec![&self.path])
             .map_err(|error| base.error("ingest a table", error))
     }
 }

@@ -8,7 +8,7 @@ use crate::store::Source;
 use crate::sync::changes::Protect;
 use crate::sync::update::{keep_apart, sync_open};
 use crate::sync::{Damage, SyncOptions, Synced, Target, Verified, VerifyOptions};
-use crate::tree::{Replica, ReplicaOptions, SurveyOptions};
+use crate::tree::{Replica, SurveyOptions};
 use crate::version::{Content, Entry, EntryKind, Manifest};
 
 /// Re-hashes a replica against the version its state records: every file is read.
@@ -26,6 +26,7 @@ pub fn verify_replica(dir: &Path, options: &VerifyOptions, progress: &dyn Progre
         files: totals.files,
         bytes: totals.bytes,
         chunks: totals.chunks,
+        chunks_in_all: totals.chunks,
         paths_unpublishable: survey.unpublishable,
         ..Verified::default()
     };
@@ -87,7 +88,7 @@ pub fn repair_replica(
     keep_apart(source, dir)?;
     // Opened for writing: an interrupted switch is finished before it is asked which version this is, and nobody else
     // moves it to another in between.
-    let replica = Replica::open(dir, &ReplicaOptions { faults: options.faults.clone() }, progress)?;
+    let replica = Replica::open(dir, &options.replica(), progress)?;
     let (version, name) = (replica.version(), replica.name().map(str::to_owned));
     let mut protect = replica.protect().to_vec();
     protect.extend(options.protect.iter().filter(|glob| !replica.protect().contains(glob)).cloned());

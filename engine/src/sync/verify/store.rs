@@ -9,7 +9,7 @@ use crate::error::{Error, ErrorClass, Result};
 use crate::flow::{Flow, ordered};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::progress::{Phase, Progress, check};
-use crate::store::{NameRecord, NewChunk, Source, Store};
+use crate::store::{Name, NameRecord, NewChunk, Source, Store};
 use crate::sync::mark::{Met, walk_past};
 use crate::sync::{Damage, MirrorOptions, Verified, VerifyOptions, mirror};
 use crate::version::{Entry, EntryKind, Manifest, Node};
@@ -48,7 +48,8 @@ pub fn repair_store(
     read_chunks(store, options, progress, &mut found)?;
     repaired += mend_chunks(store, source, &mut found)?;
     name_users(store, &mut found)?;
-    if found.nodes.is_empty() && found.chunks.is_empty() && unbound.is_empty() {
+    if found.nodes.is_empty() && found.chunks.is_empty() && (unbound.is_empty() || options.accept_loss) {
+        unbound.clear();
         store.settle()?;
     }
     found.records = store.damaged_records()?;
@@ -84,6 +85,12 @@ fn find_names(
     let options =
         MirrorOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
     let (mut bound, mut unbound) = (0, Vec::new());
+    // Any other store would add its own names, and its silence about the lost ones would pass for their absence.
+    for NameRecord { name, version, .. } in store.names(None)? {
+        if source.resolve(&name)?.is_none_or(|record| record.version != version) {
+            return Ok((0, vec![not_a_copy(&name, source)]));
+        }
+    }
     for NameRecord { name, .. } in source.names(None)? {
         if store.resolve(&name)?.is_some() {
             continue;
@@ -99,6 +106,17 @@ fn find_names(
         }
     }
     Ok((bound, unbound))
+}
+
+fn not_a_copy(name: &Name, source: &dyn Source) -> Damage {
+    Damage {
+        what: "list of names".to_owned(),
+        reason: format!(
+            "names may have been lost, and {} is no copy of this store that has them all: it does not have `{name}` as here",
+            source.place()
+        ),
+        needed_by: Vec::new(),
+    }
 }
 
 #[derive(Default)]
@@ -174,7 +192,9 @@ fn read_chunks(
 ) -> Result<()> {
     let subset = Subset::new(options);
     let mut total = 0;
+    let in_all = &mut found.counts.chunks_in_all;
     store.each_chunk(&mut |chunk| {
+        *in_all += 1;
         total += if subset.has(&chunk.id) { u64::from(chunk.len) } else { 0 };
         check(progress)
     })?;
