@@ -37,14 +37,14 @@ pub(crate) fn ordered<T: Send, R: Send, F: Iterator<Item = Result<(T, u64)>> + S
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let helpers = flow.threads.get().min(THREADS_MAX) - 1;
+    let others = flow.threads.get().min(THREADS_MAX) - 1;
     let shared = &Shared::new(flow, feed);
-    if helpers == 0 {
+    if others == 0 {
         return shared.drain_all(&work, &mut drain);
     }
-    pool(helpers)?.in_place_scope(|scope| {
+    pool(others)?.in_place_scope(|scope| {
         let _stop = Stop { shared, only_in_panic: false };
-        (0..helpers).for_each(|_| scope.spawn(|_| shared.help(&work)));
+        (0..others).for_each(|_| scope.spawn(|_| shared.join_in(&work)));
         shared.drain_all(&work, &mut drain)
     })
 }
@@ -59,18 +59,18 @@ pub(crate) fn pushed<T: Send, R: Send>(
     work: impl Fn(T) -> Result<R> + Sync,
     mut drain: impl FnMut(R) -> Result<()>,
 ) -> Result<()> {
-    let helpers = flow.threads.get().min(THREADS_MAX) - 1;
+    let others = flow.threads.get().min(THREADS_MAX) - 1;
     let shared = &Shared::new(flow, std::iter::empty());
     // For the whole time, so that nobody looks for items elsewhere.
     shared.state().feeding = true;
-    pool(helpers + 1)?.in_place_scope(|scope| {
+    pool(others + 1)?.in_place_scope(|scope| {
         let _stop = Stop { shared, only_in_panic: false };
         scope.spawn(move |_| {
             let _stop = Stop { shared, only_in_panic: true };
             let end = feed(&mut |item, weight| shared.push(item, weight));
             shared.update(|state| state.add(end.err().map(Err)));
         });
-        (0..helpers).for_each(|_| scope.spawn(|_| shared.help(&work)));
+        (0..others).for_each(|_| scope.spawn(|_| shared.join_in(&work)));
         shared.drain_all(&work, &mut drain)
     })
 }
@@ -165,7 +165,7 @@ impl<F: Iterator<Item = Result<(T, u64)>>, T, R> Shared<F, T, R> {
     }
 
     // Any other thread's part.
-    fn help(&self, work: &impl Fn(T) -> Result<R>) {
+    fn join_in(&self, work: &impl Fn(T) -> Result<R>) {
         let _stop = Stop { shared: self, only_in_panic: true };
         while let Some(step) = self.next(false) {
             self.take(step, work);
