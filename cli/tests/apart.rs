@@ -86,15 +86,3 @@ fn threads_have_a_bound() {
         );
     }
 }
-
-#[test]
-fn too_little_memory_for_the_threads_is_an_error() {
-    let place = nested();
-    for args in ["sync w/st app@1 dir", "verify w/st", "verify dir", "publish dir --store w/st --name app@2"]
-    {
-        let run = format!("ulimit -v 400000; exec \"$0\" {args} --threads 200");
-        let floe = place.command(&[]).get_program().to_owned();
-        let ran = place.ran(Command::new("sh").arg("-c").arg(run).arg(floe).current_dir(place.path("")));
-        assert!([0, 1].contains(&ran.exit), "{args}: {} {}", ran.exit, ran.stderr);
-    }
-}
