@@ -175,7 +175,7 @@ impl<'r> Stage<'r> {
 
 impl Replica {
     /// Whether the switch that `plan` asks for could be made: what stands in its way and is not the plan's to remove is
-    /// the [`Error::Conflict`] that [`Stage::commit`] would give. Nothing is changed.
+    /// the [`crate::Error::Conflict`] that [`Stage::commit`] would give. Nothing is changed.
     pub fn check_switch(&self, plan: &Plan, want: &Manifest<'_>, survey: &Survey) -> Result<()> {
         let Some(disk) = self.disk() else { return Ok(()) };
         swap::plan_switch(disk, plan, want, &survey.seen, None, &[]).map(drop)
