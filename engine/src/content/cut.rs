@@ -86,6 +86,18 @@ pub fn cut(data: &[u8]) -> usize {
     hit.unwrap_or(data.len())
 }
 
+/// The lengths of the chunks at the front of `rest`, the rest of a file or the beginning of it: all of them if it has
+/// `ended`, else those that what follows cannot change.
+pub fn cut_all(mut rest: &[u8], ended: bool) -> Vec<usize> {
+    let mut lens = Vec::new();
+    while rest.len() >= MAX || (ended && !rest.is_empty()) {
+        let len = cut(rest);
+        lens.push(len);
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    lens
+}
+
 // The first position in `from..to` whose hash, over the bytes from MIN on, passes the mask.
 fn first_hit(gears: Gears, data: &[u8], from: usize, to: usize, mask: u64) -> Option<usize> {
     let (mut from, mut rest) = (from, data.get(from..to)?);

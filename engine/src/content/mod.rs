@@ -7,4 +7,4 @@ mod cut;
 
 pub use chunk::{Chunk, Codec, Compression, Frame};
 pub use chunker::Chunker;
-pub use cut::{CutParams, cut};
+pub use cut::{CutParams, cut, cut_all};

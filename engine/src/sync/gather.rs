@@ -1,14 +1,12 @@
 //! Files -> pieces of work: many small files together, a large one in parts. Reads, cuts, hashes and encodes;
 //! knows nothing of manifests.
 
-use std::collections::HashSet;
-use std::io::Read;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::content::{Chunker, Compression, Frame, cut};
+use crate::content::{Compression, Frame, cut_all};
 use crate::error::{At, Error, Result};
 use crate::id::{ChunkId, ChunkRef};
-use crate::limits::FRAME_LEN_MAX;
 use crate::progress::{Progress, check};
 use crate::store::{NewChunk, Store};
 use crate::tree::{FileReader, Found, FoundKind, SourceTree};
@@ -20,6 +18,10 @@ const GROUP_LEN: u64 = 512 << 10;
 const GROUP_COUNT: usize = 256;
 /// Longest file that one worker reads whole; a longer one comes in parts of about this length.
 pub(super) const WHOLE_LEN_MAX: u64 = 1 << 20;
+/// Of a piece: a byte more shows that a file grew.
+const PIECE_CAPACITY: usize = WHOLE_LEN_MAX as usize + 1;
+/// Capacities of buffers are multiples of it.
+const BUFFER_STEP: usize = 16 << 10;
 
 /// What the feeding side hands to a worker.
 pub(super) enum Piece<'s> {
@@ -52,35 +54,40 @@ pub(super) struct Pieces<'s, I> {
     tree: &'s SourceTree,
     found: I,
     ahead: Option<(&'s Found, Option<Entry>)>,
-    large: Option<(&'s Found, Chunker<FileReader>)>,
+    large: Option<Large<'s>>,
     failed: bool,
     buffers: &'s Buffers,
 }
 
-/// Buffers used again: fresh memory costs a page fault for every 4 KiB, and so does memory that grows.
+// A file that comes in parts, and what was read of it and not cut yet.
+struct Large<'s> {
+    found: &'s Found,
+    reader: FileReader,
+    uncut: Vec<u8>,
+}
+
+/// Buffers used again: fresh memory costs a page fault for every 4 KiB, and so does memory that grows. The smallest that
+/// is large enough is taken: chunks differ much in length, and any buffer would in time be as large as the longest.
+#[derive(Default)]
 pub(super) struct Buffers {
-    capacity: usize,
-    free: Mutex<Vec<Vec<u8>>>,
+    // By capacity.
+    free: Mutex<BTreeMap<usize, Vec<Vec<u8>>>>,
 }
 
 impl Buffers {
-    /// For pieces.
-    pub fn new() -> Self {
-        Self::of(WHOLE_LEN_MAX as usize + 1)
-    }
-
-    fn of(capacity: usize) -> Self {
-        Self { capacity, free: Mutex::default() }
-    }
-
-    fn take(&self) -> Vec<u8> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        free.unwrap_or_else(|| Vec::with_capacity(self.capacity))
+    fn take(&self, len: usize) -> Vec<u8> {
+        let mut free = self.free();
+        let fitting = free.range_mut(len..).find_map(|(_, buffers)| buffers.pop());
+        fitting.unwrap_or_else(|| Vec::with_capacity(len.next_multiple_of(BUFFER_STEP)))
     }
 
     fn give(&self, mut buffer: Vec<u8>) {
         buffer.clear();
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).push(buffer);
+        self.free().entry(buffer.capacity()).or_default().push(buffer);
+    }
+
+    fn free(&self) -> MutexGuard<'_, BTreeMap<usize, Vec<Vec<u8>>>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,8 +105,8 @@ impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Pieces<'s, I> {
     }
 
     fn next_piece(&mut self) -> Result<Option<(Piece<'s>, u64)>> {
-        if let Some((found, chunker)) = self.large.take() {
-            return self.next_part(found, chunker).map(Some);
+        if let Some(large) = self.large.take() {
+            return self.next_part(large).map(Some);
         }
         let Some((found, known)) = self.next_found()? else { return Ok(None) };
         if let Some(entry) = known {
@@ -107,8 +114,8 @@ impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Pieces<'s, I> {
         }
         let len = file_len(found);
         if len > WHOLE_LEN_MAX {
-            let chunker = Chunker::with_buffer(self.tree.read(found)?, self.buffers.take());
-            return self.next_part(found, chunker).map(Some);
+            let large = Large { found, reader: self.tree.read(found)?, uncut: Vec::new() };
+            return self.next_part(large).map(Some);
         }
         let (mut files, mut bytes) = (vec![found], len);
         while bytes < GROUP_LEN && files.len() < GROUP_COUNT {
@@ -126,23 +133,23 @@ impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Pieces<'s, I> {
         Ok(Some((Piece::Files(files), bytes)))
     }
 
-    fn next_part(&mut self, found: &'s Found, mut chunker: Chunker<FileReader>) -> Result<(Piece<'s>, u64)> {
-        let (mut plain, mut lens) = (self.buffers.take(), Vec::new());
-        plain.reserve(WHOLE_LEN_MAX as usize);
-        let last = loop {
-            let Some(chunk) = chunker.next_chunk().at("read", found.path.as_str())? else { break true };
-            plain.extend_from_slice(chunk);
-            lens.push(chunk.len());
-            if plain.len() as u64 >= WHOLE_LEN_MAX - u64::from(crate::limits::CHUNK_LEN_MAX) {
-                break false;
-            }
-        };
+    // Cut where it was read; only what is too short to be cut moves on to the next part.
+    fn next_part(&mut self, mut large: Large<'s>) -> Result<(Piece<'s>, u64)> {
+        let mut plain = self.buffers.take(PIECE_CAPACITY);
+        plain.append(&mut large.uncut);
+        let mut last = false;
+        while !last && (plain.len() as u64) < WHOLE_LEN_MAX {
+            last = large.reader.read_spare(&mut plain).at("read", large.found.path.as_str())? == 0;
+        }
+        let lens = cut_all(&plain, last);
+        let found = large.found;
         if last {
-            let (reader, buffer) = chunker.into_parts();
-            self.buffers.give(buffer);
-            reader.finish()?;
+            large.reader.finish()?;
         } else {
-            self.large = Some((found, chunker));
+            let cut = lens.iter().sum();
+            large.uncut.extend_from_slice(plain.get(cut..).unwrap_or_default());
+            plain.truncate(cut);
+            self.large = Some(large);
         }
         let weight = plain.len() as u64;
         Ok((Piece::Part { found, plain, lens, last }, weight))
@@ -189,7 +196,7 @@ impl<'s> Gather<'s> {
             progress,
             in_flight: Mutex::default(),
             buffers,
-            frames: Buffers::of(FRAME_LEN_MAX),
+            frames: Buffers::default(),
         }
     }
 
@@ -232,22 +239,16 @@ impl<'s> Gather<'s> {
     // All files after each other in one buffer, with the lengths of their chunks.
     #[allow(clippy::type_complexity)]
     fn read(&self, found: Vec<&'s Found>) -> Result<(Vec<u8>, Vec<(&'s Found, Vec<usize>, bool)>)> {
-        let mut plain = self.buffers.take();
+        let mut plain = self.buffers.take(PIECE_CAPACITY);
         let mut files = Vec::with_capacity(found.len());
         for found in found {
             let start = plain.len();
-            let len = file_len(found);
             let mut reader = self.tree.read(found)?;
-            plain.reserve(len as usize + 1);
-            (&mut reader).take(len + 1).read_to_end(&mut plain).at("read", found.path.as_str())?;
+            // A byte more shows that the file grew.
+            plain.reserve(file_len(found) as usize + 1);
+            while reader.read_spare(&mut plain).at("read", found.path.as_str())? > 0 {}
             reader.finish()?;
-            let mut rest = plain.get(start..).unwrap_or_default();
-            let mut lens = Vec::new();
-            while !rest.is_empty() {
-                let len = cut(rest);
-                lens.push(len);
-                rest = rest.get(len..).unwrap_or_default();
-            }
+            let lens = cut_all(plain.get(start..).unwrap_or_default(), true);
             files.push((found, lens, true));
         }
         Ok((plain, files))
@@ -268,7 +269,7 @@ impl<'s> Gather<'s> {
             if lacks {
                 new.push(NewChunk {
                     chunk: *chunk,
-                    frame: Frame::encode_in(self.frames.take(), plain, self.compression),
+                    frame: Frame::encode_in(self.frames.take(plain.len() + 1), plain, self.compression),
                 });
             } else {
                 known.push(chunk.id);

@@ -92,7 +92,7 @@ fn read(
     let nodes = Nodes::new(store);
     let mut manifest = ManifestBuilder::new(CutParams::V1, &nodes);
     let mut open: Option<ChunkListBuilder<_>> = None;
-    let buffers = Buffers::new();
+    let buffers = Buffers::default();
     let gather = Gather::new(tree, store, options.compression, progress, &buffers);
 
     let old = known.map(|table| Manifest::open(store, table.version)).transpose()?;

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{OFlags, fstat};
 use rustix::io::Errno;
 
@@ -50,6 +51,18 @@ impl FileReader {
         Ok(reader)
     }
 
+    /// Reads once, into memory that `into` has to spare; `Ok(0)` is the end, or no room. Unlike [`Read`] it needs no
+    /// memory that was written before.
+    pub fn read_spare(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        // More than one byte over the length can come, but only once.
+        if self.read > self.stat.len || into.len() == into.capacity() {
+            return Ok(0);
+        }
+        let got = rustix::io::retry_on_intr(|| rustix::io::read(&self.file, spare_capacity(into)))?;
+        self.count(got);
+        Ok(got)
+    }
+
     /// Call after the end was reached: [`crate::Error::Changed`] unless the file is still what the scan found and
     /// exactly its length was read.
     pub fn finish(mut self) -> Result<()> {
@@ -62,6 +75,11 @@ impl FileReader {
         } else {
             Err(Error::Changed { path: self.path })
         }
+    }
+
+    fn count(&mut self, got: usize) {
+        self.read += got as u64;
+        self.ended |= got == 0;
     }
 
     fn is_same(&self) -> Result<bool> {
@@ -77,8 +95,7 @@ impl Read for FileReader {
         let most = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         let Some(room) = buf.get_mut(..most).filter(|room| !room.is_empty()) else { return Ok(0) };
         let got = self.file.read(room)?;
-        self.read += got as u64;
-        self.ended |= got == 0;
+        self.count(got);
         Ok(got)
     }
 }

@@ -123,6 +123,21 @@ fn many_chunks_and_many_nodes_there_and_back() {
     });
 }
 
+// A file is cut as a whole, however publish takes it apart: around the length from which it comes in parts, with and
+// without cuts in it.
+#[test]
+fn parts_change_no_cut() {
+    let mut tree = Tree::default();
+    for len in [0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, (2 << 20) - 1, 2 << 20, 5_000_001] {
+        let zeros = Item::file(0o644, vec![0; len]);
+        tree = tree
+            .with(&format!("noise-{len}"), Item::file(0o644, World::noise(len as u64, len)))
+            .with(&format!("zeros-{len}"), zeros);
+    }
+    let whole = World::default().publish(&tree);
+    in_each_store(|store| assert_eq!(published(store, &tree, "game@1"), whole));
+}
+
 #[test]
 fn publishing_again_reads_nothing() {
     in_each_store(|store| {

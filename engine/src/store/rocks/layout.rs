@@ -226,12 +226,7 @@ pub(super) fn families(cache: &Cache) -> Vec<ColumnFamilyDescriptor> {
 }
 
 /// Set-up of tables written outside the database, to be ingested into [`DATA`].
-pub(super) static TABLE_OPTIONS: LazyLock<Options> = LazyLock::new(|| {
-    let mut options = data_options(None);
-    // A block is larger than this buffer, so it is written as it is instead of copied there first.
-    options.set_writable_file_max_buffer_size(16 << 10);
-    options
-});
+pub(super) static TABLE_OPTIONS: LazyLock<Options> = LazyLock::new(|| data_options(None));
 
 fn blocks(cache: Option<&Cache>, block_bytes: usize) -> BlockBasedOptions {
     let mut blocks = BlockBasedOptions::default();
