@@ -11,6 +11,7 @@ mod publish;
 mod query;
 mod receive;
 pub mod stream;
+pub mod units;
 mod update;
 mod verify;
 mod wire;

@@ -237,7 +237,7 @@ fn lies_are_errors() {
         ),
     ];
     for (what, hand, fine) in rows {
-        let edits = Edits { bytes: hand.0, new: new.to_vec() };
+        let edits = Edits { bytes: hand.0, new: new.to_vec(), ..Edits::default() };
         let arrived = applied(&edits, &nodes, Some(have));
         assert_eq!(arrived.is_ok(), fine, "{what}: {:?}", arrived.map(|(id, _)| id));
         if let Err(error) = arrived {
@@ -259,10 +259,10 @@ fn a_few_bytes_cannot_ask_for_much() {
         hand = hand.n(COPY).n(0).n(1000);
     }
     let error =
-        applied(&Edits { bytes: hand.0, new: Vec::new() }, &nodes, Some(have)).map(drop).expect_err("a bomb");
+        applied(&Edits { bytes: hand.0, ..Edits::default() }, &nodes, Some(have)).map(drop).expect_err("a bomb");
     assert!(error.to_string().starts_with("chunks that runs stand for from the test is 1000"), "{error}");
     let error = applied(
-        &Edits { bytes: Hand::head(1).path(0, "a").n(FILE).n(0).n(EDITS_COUNT_MAX).0, new: Vec::new() },
+        &Edits { bytes: Hand::head(1).path(0, "a").n(FILE).n(0).n(EDITS_COUNT_MAX).0, ..Edits::default() },
         &nodes,
         Some(have),
     )

@@ -31,7 +31,7 @@ pub fn make(
             have => have,
         },
     };
-    let Some(Edits { bytes, new }) = make_edits(have.as_ref(), &want)? else { return Ok(false) };
+    let Some(Edits { bytes, new, .. }) = make_edits(have.as_ref(), &want)? else { return Ok(false) };
     let count = units(&new).count() as u64;
     if ask.from_unit > count {
         return Err(Error::Usage {

@@ -1,9 +1,11 @@
 //! Finds out where everything in the target comes from, and writes it down.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use super::Edits;
 use super::align::{Piece, align};
+use super::orphans::{Region, between, orphans};
 use super::format::{Edit, Head, LastPath, PathCode, Run, What, uses_max};
 use crate::codec;
 use crate::error::{Error, Result};
@@ -28,7 +30,7 @@ pub fn make_edits(have: Option<&Manifest<'_>>, want: &Manifest<'_>) -> Result<Op
     {
         origins.find(have, &changes)?;
     }
-    let mut new = Vec::new();
+    let (mut new, mut regions) = (Vec::new(), Vec::new());
     for (draft, change) in drafts.iter_mut().zip(&changes) {
         let Draft::File(pieces) = draft else { continue };
         let content = change.want.as_ref().and_then(Entry::file);
@@ -36,11 +38,19 @@ pub fn make_edits(have: Option<&Manifest<'_>>, want: &Manifest<'_>) -> Result<Op
             *draft = Draft::Whole(from);
             continue;
         }
-        origins.number(pieces, &mut new);
+        let old_count = change.have.as_ref().and_then(Entry::file).map_or(0, |(_, old)| old.chunk_count());
+        for run in origins.number(pieces, &mut new) {
+            let between = between(pieces, run.pieces, old_count);
+            regions.push(Region { path: change.path.clone(), new: run.new, between });
+        }
     }
     if new.len() as u64 > UPDATE_CHUNKS_MAX {
         return Ok(None);
     }
+    let orphans = match have {
+        Some(have) if !new.is_empty() => orphans(&changes, &drafts, have)?,
+        _ => Vec::new(),
+    };
     let mut writer = Writer::new(&origins, uses_max(have.map(Manifest::totals), new.len()));
     codec::append(&mut writer.bytes, &Head { params: want.params(), edits: changes.len() as u64 });
     for (change, draft) in changes.iter().zip(drafts) {
@@ -48,7 +58,8 @@ pub fn make_edits(have: Option<&Manifest<'_>>, want: &Manifest<'_>) -> Result<Op
             return Ok(None);
         }
     }
-    Ok(Some(Edits { bytes: writer.bytes, new }))
+    let bytes = std::mem::take(&mut writer.bytes);
+    Ok(Some(Edits { bytes, new, regions, orphans }))
 }
 
 // Every path that differs, in order.
@@ -80,7 +91,7 @@ fn changes(have: Option<&Manifest<'_>>, want: &Manifest<'_>) -> Result<Option<Ve
 }
 
 /// What an edit will say, but for where loose chunks come from.
-enum Draft {
+pub(super) enum Draft {
     /// All is said by the entry itself.
     Plain,
     /// The content stays.
@@ -129,7 +140,7 @@ fn drafts<'c>(
     Ok(Some(drafts))
 }
 
-type FileOf<'c> = (u64, &'c Content);
+pub(super) type FileOf<'c> = (u64, &'c Content);
 
 /// Where loose chunks and whole contents are.
 #[derive(Default)]
@@ -216,17 +227,30 @@ impl<'c> Origins<'c> {
         self.contents.get(&file).and_then(|at| self.wholes[*at])
     }
 
-    // Gives numbers to the chunks that were found nowhere.
-    fn number(&mut self, pieces: &[Piece], new: &mut Vec<ChunkRef>) {
-        for piece in pieces {
+    // Gives numbers to the chunks that were found nowhere; returns the runs of them.
+    fn number(&mut self, pieces: &[Piece], new: &mut Vec<ChunkRef>) -> Vec<NewRun> {
+        let mut runs: Vec<NewRun> = Vec::new();
+        for (at, piece) in pieces.iter().enumerate() {
             if let Piece::Loose(chunk) = piece
                 && let Some(place @ None) = self.chunks.get_mut(chunk)
             {
-                *place = Some(Place::New(new.len() as u64));
+                let number = new.len();
+                *place = Some(Place::New(number as u64));
                 new.push(*chunk);
+                match runs.last_mut().filter(|run| run.pieces.end == at) {
+                    Some(run) => (run.pieces.end, run.new.end) = (at + 1, number + 1),
+                    None => runs.push(NewRun { pieces: at..at + 1, new: number..number + 1 }),
+                }
             }
         }
+        runs
     }
+}
+
+/// New chunks that follow each other in a file: among its pieces, and by their numbers.
+struct NewRun {
+    pieces: Range<usize>,
+    new: Range<usize>,
 }
 
 /// Writes edits; its methods return false where a limit is met.

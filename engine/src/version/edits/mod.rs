@@ -9,17 +9,23 @@ mod align;
 mod apply;
 mod format;
 mod make;
+mod orphans;
 
 use crate::id::ChunkRef;
 
 pub use apply::apply_edits;
 pub use make::make_edits;
+pub use orphans::{Orphans, Region};
 
 /// The way from a base to a target.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Edits {
     /// The edits.
     pub bytes: Vec<u8>,
     /// Chunks of the target that are nowhere in the base; each once, in order of first use.
     pub new: Vec<ChunkRef>,
+    /// Where the new chunks are, in the order of their numbers.
+    pub regions: Vec<Region>,
+    /// Chunks of the base that the edits leave behind, in path order. Empty if nothing is new.
+    pub orphans: Vec<Orphans>,
 }
