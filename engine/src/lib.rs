@@ -50,6 +50,7 @@ pub mod limits;
 mod progress;
 
 pub mod content;
+pub mod delta;
 #[cfg(feature = "server")]
 pub mod serve;
 pub mod store;
