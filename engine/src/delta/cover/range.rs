@@ -49,11 +49,6 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// How many bytes are written so far.
-    pub(super) fn len(&self) -> usize {
-        self.out.len()
-    }
-
     /// Ends the stream with the fewest bytes that name a point of the last range; a reader goes on with zeros.
     pub(super) fn finish(mut self) -> Vec<u8> {
         for bytes in 0..=8u32 {

@@ -1,13 +1,10 @@
 //! Where the target's content is in what is known: the encoder's choice of segments. Nothing here is part of the format.
 //!
-//! Hash chains over reference and earlier target. A place is looked up only where the current segment stops matching; a
+//! Hash chains over reference and earlier target, of eight bytes, and of 32 for long matches that are far down a chain. A place is looked up only where the current segment stops matching; a
 //! match is taken when the bits it saves pay for the segment.
 
 use super::segments::{DIST_MIN, SEGMENT_LEN_MEAN_MIN, Segment};
 
-/// Bytes that the short and the long key cover.
-const SHORT: usize = 8;
-const LONG: usize = 32;
 /// Under the current distance so many matching bytes are passed without a search.
 const PASS: usize = 24;
 /// Segments may begin this far before the match that justified them.
