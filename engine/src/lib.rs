@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | 0 | ground | errors, limits, ids, record encoding, progress |
 //! | 1 | [`content`] | bytes -> chunks |
+//! | 1 | [`delta`] | bytes in terms of other bytes |
 //! | 2 | [`version`] | trees as values |
 //! | 3 | [`store`] | where content lives |
 //! | 3 | [`tree`] | where trees live |
@@ -50,6 +51,7 @@ pub mod limits;
 mod progress;
 
 pub mod content;
+pub mod delta;
 #[cfg(feature = "server")]
 pub mod serve;
 pub mod store;

@@ -36,6 +36,8 @@ pub const UPDATE_CHUNKS_MAX: u64 = 1 << 20;
 pub const UNIT_CHUNKS_MAX: usize = 1024;
 /// Most bytes of plain content of one unit.
 pub const UNIT_BYTES_MAX: u64 = 2 << 20;
+/// Most bytes of the reference and the target of one delta, together.
+pub const DELTA_BYTES_MAX: usize = 1 << 30;
 
 const _: () = assert!(UNIT_BYTES_MAX >= CHUNK_LEN_MAX as u64);
 const _: () = assert!(SINGLE_CHUNK_LEN_MAX < CHUNK_LEN_MAX as u64);

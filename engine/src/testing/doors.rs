@@ -5,6 +5,7 @@ use fastcdc::v2020::{FastCDC, Normalization};
 
 use crate::codec::{self, Kind};
 use crate::content::{Chunk, Chunker, Codec, CutParams, Frame, cut};
+use crate::delta::Profile;
 use crate::error::{At, Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::limits::{CHUNK_LEN_MAX, UNIT_BYTES_MAX};
@@ -43,6 +44,7 @@ pub const DOORS: &[Door] = &[
     Door { name: "edits", open: edits },
     Door { name: "unit", open: unit },
     Door { name: "update", open: update },
+    Door { name: "delta", open: delta },
     #[cfg(feature = "rocks")]
     Door { name: "bound", open: bound },
     #[cfg(feature = "rocks")]
@@ -273,6 +275,22 @@ fn unit(bytes: &[u8]) -> Result<()> {
         assert!(opened <= UNIT_BYTES_MAX, "more than a unit holds");
         Ok(unit.bytes().to_vec())
     })
+}
+
+// Of a target whose length the first two bytes say, by a reference that the next ones are cut into; then the delta.
+fn delta(bytes: &[u8]) -> Result<()> {
+    let (len, rest) = bytes.split_first_chunk::<2>().unwrap_or((&[0; 2], bytes));
+    let (cut, rest) = rest.split_first().unwrap_or((&0, rest));
+    let (reference, delta) = rest.split_at(usize::from(*cut).min(rest.len()));
+    let reference = reference.repeat(16);
+    let len = usize::from(u16::from_le_bytes(*len));
+    let target = crate::delta::decode(delta, &reference, len, PLACE)?;
+    assert_eq!(target.len(), len);
+    for profile in [Profile::Small, Profile::Smallest] {
+        let again = crate::delta::encode(profile, &reference, &target)?;
+        assert_eq!(crate::delta::decode(&again, &reference, len, PLACE)?, target);
+    }
+    Ok(())
 }
 
 // As it is, and cut in three that are put behind headers that are right.

@@ -28,9 +28,10 @@ use super::target::{OpenTargets, Target};
 pub const GROUP_CHUNKS_MAX: usize = 64 << 10;
 const BATCH_CHUNKS_MAX: usize = 256;
 const BATCH_BYTES_MAX: u64 = 8 << 20;
-// What arrives is worked on in smaller batches, so that every thread has some soon.
+// What arrives is worked on in smaller batches: every thread has some soon, and little waits to be written when the
+// process is killed.
 const ARRIVED_CHUNKS_MAX: usize = 64;
-const ARRIVED_BYTES_MAX: u64 = 1 << 20;
+const ARRIVED_BYTES_MAX: u64 = 256 << 10;
 // Staged chunks remembered over groups; beyond, a chunk wanted again is brought again.
 const STAGED_CHUNKS_MAX: usize = 512 << 10;
 
