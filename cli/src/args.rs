@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
+use floe::delta::Profile;
 
 pub use reach::{Mirrors, Reach};
 pub use serve::{LogAs, Serve, ServeVerb, Token, TokenCreate, TokenVerb, TokensAt};
@@ -183,6 +184,33 @@ pub struct SyncWhat {
     /// Read every file in DIR, even those that look unchanged
     #[arg(long)]
     pub rehash: bool,
+    /// How a server may send what is new: as chunks, or as deltas against the version in DIR, which are smaller and take it more time
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Deltas::None)]
+    pub deltas: Deltas,
+}
+
+/// How new chunks are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Deltas {
+    /// As the server holds them
+    None,
+    /// With zstd against old content: the server needs about a second for each 100 MB
+    Fast,
+    /// A third of that, at some 5 MB/s for each core of the server
+    Small,
+    /// Smaller again, at some 2 MB/s
+    Smallest,
+}
+
+impl Deltas {
+    pub fn profile(self) -> Option<Profile> {
+        match self {
+            Deltas::None => None,
+            Deltas::Fast => Some(Profile::Fast),
+            Deltas::Small => Some(Profile::Small),
+            Deltas::Smallest => Some(Profile::Smallest),
+        }
+    }
 }
 
 /// Show how two versions differ

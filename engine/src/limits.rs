@@ -36,6 +36,10 @@ pub const UPDATE_CHUNKS_MAX: u64 = 1 << 20;
 pub const UNIT_CHUNKS_MAX: usize = 1024;
 /// Most bytes of plain content of one unit.
 pub const UNIT_BYTES_MAX: u64 = 2 << 20;
+/// Most bytes of plain content of a unit that is a delta.
+pub const DELTA_UNIT_BYTES_MAX: u64 = 8 << 20;
+/// Most bytes of such a unit's reference.
+pub const DELTA_REFERENCE_BYTES_MAX: u64 = 16 << 20;
 /// Most bytes of the reference and the target of one delta, together.
 pub const DELTA_BYTES_MAX: usize = 1 << 30;
 

@@ -105,7 +105,7 @@ fn world() -> World {
 fn a_stream_brings_what_is_lacking_in_order_and_arrives() {
     let World { store, have, want, .. } = world();
     for have in [Some(have), None, Some(want)] {
-        let ask = UpdateAsk { have, want, from_unit: 0, from_byte: 0 };
+        let ask = UpdateAsk { have, want, from_unit: 0, from_byte: 0, profile: None };
         let bytes = stream(&store, &ask).expect("a store that has both");
         let (edits, units) = received(&bytes, &ask).expect("own bytes");
         assert_eq!(arrive(&store, &ask, &edits.expect("from the start"), &units).expect("sound"), want);
@@ -126,7 +126,7 @@ fn a_stream_brings_what_is_lacking_in_order_and_arrives() {
 #[test]
 fn a_stream_goes_on_where_another_broke_off() {
     let World { store, have, want, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
     let whole = stream(&store, &ask).expect("a store that has both");
     let (edits, units) = received(&whole, &ask).expect("own bytes");
     let edits = edits.expect("from the start");
@@ -184,10 +184,11 @@ fn a_store_that_lacks_a_version_makes_no_stream() {
     let nowhere = VersionId::of(b"nowhere");
     for (have, want) in [(Some(nowhere), want), (Some(have), nowhere), (None, nowhere)] {
         let mut given = 0;
-        let made = make(&store, &UpdateAsk { have, want, from_unit: 0, from_byte: 0 }, &mut |_| {
-            given += 1;
-            Ok(())
-        });
+        let made =
+            make(&store, &UpdateAsk { have, want, from_unit: 0, from_byte: 0, profile: None }, &mut |_| {
+                given += 1;
+                Ok(())
+            });
         assert!(!made.expect("an answer") && given == 0);
     }
 }
@@ -195,7 +196,7 @@ fn a_store_that_lacks_a_version_makes_no_stream() {
 #[test]
 fn what_the_store_lost_or_the_receiver_refuses_ends_the_stream() {
     let World { store, have, want, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
     let lame = MemStore::default();
     store
         .each_node(&mut |id| {
@@ -220,7 +221,7 @@ fn what_the_store_lost_or_the_receiver_refuses_ends_the_stream() {
 #[test]
 fn every_cut_and_every_flipped_bit_is_found() {
     let World { store, have, small, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0, profile: None };
     let bytes = stream(&store, &ask).expect("a store that has both");
     assert!(bytes.len() < 600, "{} bytes", bytes.len());
     let outcome = |bytes: &[u8]| {
@@ -251,7 +252,7 @@ fn every_cut_and_every_flipped_bit_is_found() {
 #[test]
 fn an_answer_to_another_question_is_refused() {
     let World { store, have, want, small } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
     let bytes = stream(&store, &ask).expect("a store that has both");
     for other in [
         UpdateAsk { have: None, ..ask },
@@ -285,7 +286,7 @@ impl Read for Dripping<'_> {
 #[test]
 fn a_reader_takes_what_comes_and_says_why_it_ends() {
     let World { store, have, small, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0, profile: None };
     let bytes = stream(&store, &ask).expect("a store that has both");
     let mut reader = UpdateReader::open(Dripping(&bytes), &ask, "the test").expect("own bytes");
     assert!(
@@ -336,7 +337,7 @@ fn a_small_edit_of_a_huge_tree_costs_its_own_bytes() {
     let in_huge = files(edited, None);
     let in_small = files(huge, Some(keep(&store, plain(3))));
     for (want, chunks) in [(in_huge, 2), (in_small, 1)] {
-        let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+        let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
         let bytes = stream(&store, &ask).expect("a store that has both");
         let (edits, units) = received(&bytes, &ask).expect("own bytes");
         let content: usize = units.iter().flat_map(|unit| unit.frames()).map(|frame| frame.at.len()).sum();

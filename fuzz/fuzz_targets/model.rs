@@ -114,6 +114,7 @@ impl World {
             overwrite: true,
             protect: Vec::new(),
             rehash: false,
+            deltas: None,
             threads: THREADS,
             in_flight_bytes_max: IN_FLIGHT,
             faults: faults.clone(),

@@ -109,6 +109,7 @@ fn replica(
         overwrite: false,
         protect: Vec::new(),
         rehash: true,
+        deltas: None,
         threads: options.threads,
         in_flight_bytes_max: limits::IN_FLIGHT_BYTES_MAX,
         faults: Faults::default(),

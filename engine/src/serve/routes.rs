@@ -10,10 +10,13 @@ use axum::routing::{MethodFilter, on};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
-use crate::limits::{CHUNK_LEN_MAX, FRAME_LEN_MAX, NODE_LEN_MAX, UNIT_BYTES_MAX};
+use crate::limits::{
+    CHUNK_LEN_MAX, DELTA_REFERENCE_BYTES_MAX, DELTA_UNIT_BYTES_MAX, FRAME_LEN_MAX, NODE_LEN_MAX,
+    UNIT_BYTES_MAX,
+};
 use crate::store::wire::{
-    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids,
-    unpack_refs, version_of,
+    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, profile_of,
+    unpack_ids, unpack_refs, version_of,
 };
 use crate::store::{AppName, Name, Store, UpdateAsk};
 use crate::sync::stream;
@@ -30,6 +33,8 @@ pub(super) const PLACE: &str = "the request";
 const UPDATE_FORMAT: u32 = 1;
 // A unit's frames as they are read, and the unit they are copied into.
 const UNIT_MAKING_BYTES: usize = 2 * (UNIT_BYTES_MAX as usize + (64 << 10));
+// The same for a delta: reference, content, and the delta twice.
+const DELTA_MAKING_BYTES: usize = (DELTA_REFERENCE_BYTES_MAX + 2 * DELTA_UNIT_BYTES_MAX) as usize;
 
 /// Everything that this server answers.
 pub(super) fn routes(site: &Arc<Site>) -> Router {
@@ -303,12 +308,13 @@ async fn update(ask: Ask) -> Answer {
         want: version_of(&update.want)?,
         from_unit: update.from_unit,
         from_byte: update.from_byte,
+        profile: update.profile.as_deref().and_then(profile_of),
     };
     let none = || Refused::not_found(format!("update to version {}", wanted.want));
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let stream =
-        pushed(&site, UNIT_MAKING_BYTES, move |store, out| stream::make(store, &wanted, out)).await?;
+    let making = if wanted.profile.is_some() { DELTA_MAKING_BYTES } else { UNIT_MAKING_BYTES };
+    let stream = pushed(&site, making, move |store, out| stream::make(store, &wanted, out)).await?;
     Ok(answer::binary(stream.ok_or_else(none)?))
 }

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::content::Frame;
+use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::version::NodeSource;
@@ -71,6 +72,8 @@ pub struct UpdateAsk {
     pub from_unit: u64,
     /// Bytes of the first unit that are here already: it is sent without them.
     pub from_byte: u64,
+    /// How new chunks may be told: as deltas in this profile, or as the frames that the store holds.
+    pub profile: Option<Profile>,
 }
 
 /// A chunk on its way into a store.

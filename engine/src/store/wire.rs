@@ -9,6 +9,7 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
+use crate::delta::Profile;
 use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 
@@ -137,6 +138,22 @@ pub(crate) struct UpdateJson {
     pub from_byte: u64,
     /// Highest update format that the client reads.
     pub format: u32,
+    /// `fast`, `small` or `smallest`: new chunks may come as such deltas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+}
+
+const PROFILES: [(&str, Profile); 3] =
+    [("fast", Profile::Fast), ("small", Profile::Small), ("smallest", Profile::Smallest)];
+
+/// What a profile is called on the wire.
+pub(crate) fn profile_name(profile: Profile) -> Option<String> {
+    PROFILES.iter().find(|(_, other)| *other == profile).map(|(name, _)| (*name).to_owned())
+}
+
+/// The profile that is called so; one that is not known is none.
+pub(crate) fn profile_of(name: &str) -> Option<Profile> {
+    PROFILES.iter().find(|(other, _)| *other == name).map(|(_, profile)| *profile)
 }
 
 /// What a sweep is told.

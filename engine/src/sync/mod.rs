@@ -2,6 +2,7 @@
 
 mod changes;
 mod cost;
+mod decode;
 mod gather;
 mod mark;
 mod mirror;
@@ -21,6 +22,7 @@ use std::str::FromStr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::content::Compression;
+use crate::delta::Profile;
 use crate::error::Error;
 use crate::fault::Faults;
 use crate::id::VersionId;
@@ -131,6 +133,8 @@ pub struct SyncOptions {
     pub protect: Vec<String>,
     /// Read every file, whatever its fingerprint says.
     pub rehash: bool,
+    /// How a source on another machine may tell new chunks: as deltas in this profile, or as the frames that it holds.
+    pub deltas: Option<Profile>,
     /// Threads.
     pub threads: NonZeroUsize,
     /// Bound on plain bytes in flight.
@@ -154,6 +158,7 @@ impl Default for SyncOptions {
             overwrite: false,
             protect: Vec::new(),
             rehash: false,
+            deltas: None,
             threads: processors(),
             in_flight_bytes_max: IN_FLIGHT_BYTES_MAX,
             faults: Faults::default(),

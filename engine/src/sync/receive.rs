@@ -7,6 +7,7 @@
 
 use std::io::Read;
 
+use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::flow::{Flow, Push, pushed};
 use crate::id::{ChunkRef, NodeId, VersionId};
@@ -14,13 +15,16 @@ use crate::limits::UPDATE_CHUNKS_MAX;
 use crate::progress::{Notice, Phase, Progress, check};
 use crate::store::{Source, UpdateAsk};
 use crate::tree::{Arrivals, Replica, Stage};
-use crate::version::{Manifest, NodeSink, NodeSource, Totals, apply_edits};
+use crate::version::{Manifest, NodeSink, NodeSource, Totals, apply_edits, edit_paths};
 
+use super::decode::{Brought, Decoded, Decoder};
 use super::stream::{UNIT_RECORD_LEN_MAX, Unit, UpdateHeader, UpdateReader};
 use super::wire::Counted;
 
 // So many streams may break off one after the other, or not fit what is here, without a single new unit.
 const IDLE_MAX: u32 = 3;
+// What a delta holds while it is decoded: reference, content and model.
+const DELTA_WEIGHT: u64 = 48 << 20;
 // Bytes of a unit that are worth a stream.
 const WORTH: u64 = 64 << 10;
 
@@ -31,6 +35,8 @@ pub(super) struct Update<'a> {
     pub want: VersionId,
     /// The sums of `want`: no update brings more.
     pub totals: Totals,
+    /// How the new chunks may be told.
+    pub profile: Option<Profile>,
     pub flow: Flow,
     pub progress: &'a dyn Progress,
 }
@@ -38,8 +44,11 @@ pub(super) struct Update<'a> {
 struct Received {
     header: UpdateHeader,
     arrivals: Arrivals,
-    // In order, as the edits count them.
-    chunks: Vec<ChunkRef>,
+    // By their number, as the edits count them.
+    chunks: Vec<Option<ChunkRef>>,
+    decoded: Decoded,
+    // Of all chunks here, how many there are and their bytes.
+    count: u64,
     bytes: u64,
     // The first unit that is not wholly here, and where it belongs in the log. All behind is the beginning of it.
     next: u64,
@@ -48,7 +57,8 @@ struct Received {
 
 impl Received {
     fn new(header: UpdateHeader, arrivals: Arrivals, end: u64) -> Received {
-        Received { header, arrivals, chunks: Vec::new(), bytes: 0, next: 0, end }
+        let (chunks, decoded) = (Vec::new(), Decoded::default());
+        Received { header, arrivals, chunks, decoded, count: 0, bytes: 0, next: 0, end }
     }
 
     fn is_complete(&self) -> bool {
@@ -65,10 +75,16 @@ impl Received {
     }
 }
 
-// The chunks of a unit, with where their frames lie in the log and how long they are.
+// The chunks of a unit.
 struct Named {
-    chunks: Vec<(ChunkRef, u64, u32)>,
+    what: NamedChunks,
     end: u64,
+}
+
+enum NamedChunks {
+    // With where their frames lie in the log and how long they are.
+    Framed(Vec<(ChunkRef, u64, u32)>),
+    Decoded(Vec<Brought>),
 }
 
 type PushUnit<'a> = Push<'a, (Unit, u64)>;
@@ -100,7 +116,7 @@ impl Update<'_> {
     }
 
     fn ask(&self, from_unit: u64, from_byte: u64) -> UpdateAsk {
-        UpdateAsk { have: Some(self.have), want: self.want, from_unit, from_byte }
+        UpdateAsk { have: Some(self.have), want: self.want, from_unit, from_byte, profile: self.profile }
     }
 
     // What an earlier run left of this very update. What is not intact, and all that follows, is cut off; the beginning
@@ -130,7 +146,7 @@ impl Update<'_> {
             }
             Ok(())
         };
-        let is_prefix = match self.add_all(&mut received, &place, feed) {
+        let is_prefix = match self.add_all(replica, &mut received, &place, feed) {
             Ok(()) => false,
             // Where the log ends.
             Err(Error::Network { .. }) => received.partial() < UNIT_RECORD_LEN_MAX as u64,
@@ -172,8 +188,7 @@ impl Update<'_> {
                 let other = |here: &Received| !here.header.continues(stream.header());
                 if received.as_ref().is_some_and(other) {
                     if std::mem::replace(&mut restarted, true) {
-                        let reason = "it is another one each time".to_owned();
-                        return Err(Error::Malformed { kind: "update stream", place: place.clone(), reason });
+                        return Err(malformed(&place, "it is another one each time"));
                     }
                     *received = None;
                     return Arrivals::discard(replica);
@@ -236,34 +251,83 @@ impl Update<'_> {
                 let Some(unit) = unit else { return Ok(()) };
                 let (from, len) = (at, unit.bytes().len() as u64);
                 at += len;
-                self.source.count_chunks(unit.frames().len() as u64);
+                self.source.count_chunks(unit.chunk_count() as u64);
                 push((unit, from), len)?;
             }
         };
-        self.add_all(received, &self.source.place(), feed)
+        self.add_all(replica, received, &self.source.place(), feed)
     }
 
     // Names the chunks of all units that `feed` pushes.
     fn add_all(
         &self,
+        replica: &Replica,
         received: &mut Received,
         place: &str,
         feed: impl FnOnce(&Arrivals, &mut PushUnit<'_>) -> Result<()> + Send,
     ) -> Result<()> {
-        let Received { arrivals, chunks, bytes, next, end, .. } = received;
-        let arrivals = &*arrivals;
-        let work = |(unit, at): (Unit, u64)| name(&unit, at, place);
-        let drain = |named: Named| {
-            for &(chunk, at, len) in &named.chunks {
-                arrivals.note(chunk.id, at, len);
-                *bytes += u64::from(chunk.len);
-                chunks.push(chunk);
+        let decoder = match received.header.plan {
+            Some(_) => Some(self.decoder(replica, received)?),
+            None => None,
+        };
+        let Received { arrivals, chunks, decoded, count, bytes, next, end, .. } = received;
+        let (arrivals, decoded) = (&*arrivals, &*decoded);
+        let feed = |push: &mut Push<'_, (Unit, u64)>| {
+            feed(arrivals, &mut |(unit, at), len| {
+                decoded.expect(&unit);
+                let weight = if unit.delta().is_some() { DELTA_WEIGHT } else { len };
+                push((unit, at), weight)
+            })
+        };
+        let work = |(unit, at): (Unit, u64)| {
+            let end = at + unit.bytes().len() as u64;
+            let what = match (unit.delta(), &decoder) {
+                (Some(delta), Some(decoder)) => {
+                    NamedChunks::Decoded(decoder.decode(&unit, delta, decoded, arrivals, place)?)
+                }
+                _ => NamedChunks::Framed(name(&unit, at, place)?),
+            };
+            Ok(Named { what, end })
+        };
+        let mut at = chunks.len();
+        let mut add = |number: usize, chunk: ChunkRef| {
+            if chunks.len() <= number {
+                chunks.resize(number + 1, None);
             }
-            self.bound(chunks.len() as u64, *bytes, place)?;
+            (*count, *bytes) = (*count + 1, *bytes + u64::from(chunk.len));
+            self.bound(*count, *bytes, place)?;
+            match chunks.get_mut(number).map(|slot| slot.replace(chunk)) {
+                Some(None) => Ok(()),
+                _ => Err(malformed(place, "a new chunk comes twice")),
+            }
+        };
+        let drain = |named: Named| {
+            match named.what {
+                NamedChunks::Framed(framed) => {
+                    for (chunk, from, len) in framed {
+                        arrivals.note(chunk.id, from, len);
+                        add(at, chunk)?;
+                        at += 1;
+                    }
+                }
+                NamedChunks::Decoded(brought) => {
+                    for (number, chunk, from) in brought {
+                        arrivals.note_kept(&chunk, from);
+                        add(number as usize, chunk)?;
+                    }
+                }
+            }
             (*next, *end) = (*next + 1, named.end);
             Ok(())
         };
-        pushed(self.flow, |push| feed(arrivals, push), work, drain)
+        pushed(self.flow, feed, work, drain)
+    }
+
+    fn decoder<'r>(&self, replica: &'r Replica, received: &Received) -> Result<Decoder<'r>> {
+        let place = self.source.place();
+        let log = UpdateReader::open(received.arrivals.reader(), &self.ask(0, 0), &place)?;
+        let paths = edit_paths(log.edits().unwrap_or_default(), &place)?;
+        Ok(Decoder { replica, base: Manifest::open(replica.nodes(), self.have)?, paths })
     }
 
     fn bound(&self, chunks: u64, bytes: u64, place: &str) -> Result<()> {
@@ -287,12 +351,13 @@ impl Update<'_> {
         let log = UpdateReader::open(received.arrivals.reader(), &self.ask(0, 0), &place)?;
         let base = Manifest::open(nodes, self.have)?;
         let edits = log.edits().unwrap_or_default();
-        let found = apply_edits(edits, Some(&base), &received.chunks, &mut Nodes(stage), &place)?;
+        let chunks: Option<Vec<ChunkRef>> = received.chunks.iter().copied().collect();
+        let chunks = chunks.ok_or_else(|| malformed(&place, "a new chunk did not come"))?;
+        let found = apply_edits(edits, Some(&base), &chunks, &mut Nodes(stage), &place)?;
         if found == self.want {
             return Ok(());
         }
-        let reason = format!("it arrives at version {found}, not {}", self.want);
-        Err(Error::Malformed { kind: "update stream", place, reason })
+        Err(malformed(&place, format!("it arrives at version {found}, not {}", self.want)))
     }
 }
 
@@ -304,12 +369,16 @@ impl NodeSink for Nodes<'_> {
     }
 }
 
-fn name(unit: &Unit, at: u64, place: &str) -> Result<Named> {
+fn malformed(place: &str, reason: impl Into<String>) -> Error {
+    Error::Malformed { kind: "update stream", place: place.to_owned(), reason: reason.into() }
+}
+
+fn name(unit: &Unit, at: u64, place: &str) -> Result<Vec<(ChunkRef, u64, u32)>> {
     let mut chunks = Vec::with_capacity(unit.frames().len());
     for (chunk, frame) in unit.chunks(place).zip(unit.frames()) {
         chunks.push((chunk?.to_ref(), at + frame.at.start as u64, frame.at.len() as u32));
     }
-    Ok(Named { chunks, end: at + unit.bytes().len() as u64 })
+    Ok(chunks)
 }
 
 // True if another way to ask may do better.

@@ -142,7 +142,8 @@ impl Job<'_> {
         let Job { source, want, options, progress, .. } = *self;
         let totals = Manifest::check_root(want, self.root, &source.place())?;
         let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max.max(1) };
-        Update { source, have, want, totals, flow, progress }.receive(stage)
+        let profile = options.deltas;
+        Update { source, have, want, totals, profile, flow, progress }.receive(stage)
     }
 
     fn run(&self, replica: &mut Replica, survey: &dyn Fn(&Replica) -> Result<Survey>) -> Result<Synced> {

@@ -10,24 +10,41 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use crate::content::Frame;
+use crate::content::{Compression, Frame};
 use crate::error::{At, Result};
-use crate::id::ChunkId;
+use crate::id::{ChunkId, ChunkRef};
 use crate::limits::FRAME_LEN_MAX;
 
 use super::disk::{Disk, own};
 use super::replica::Replica;
 
 const NAME: &str = "arrivals";
+const PLAIN_NAME: &str = "arrivals.plain";
 
 /// The log of an update under way. Unlinking it does not close it.
 #[derive(Debug)]
 pub struct Arrivals {
     file: File,
     len: AtomicU64,
-    frames: RwLock<HashMap<ChunkId, (u64, u32)>>,
+    chunks: RwLock<HashMap<ChunkId, Place>>,
+    plain: Mutex<Option<PlainFile>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    // In the log.
+    Frame { at: u64, len: u32 },
+    // Among what was decoded.
+    Plain { at: u64, len: u32 },
+}
+
+/// What was decoded of the log: a file without a name, gone with the process, because it can be made again.
+#[derive(Debug, Clone)]
+struct PlainFile {
+    file: Arc<File>,
+    len: u64,
 }
 
 impl Arrivals {
@@ -41,7 +58,7 @@ impl Arrivals {
         let disk = replica.writer()?;
         let file = disk.open_write(&own(NAME), false)?;
         let len = file.metadata().at("look at", disk.full(&own(NAME)))?.len();
-        Ok(Arrivals { file, len: AtomicU64::new(len), frames: RwLock::default() })
+        Ok(Arrivals { file, len: AtomicU64::new(len), chunks: RwLock::default(), plain: Mutex::default() })
     }
 
     /// Removes the log, if there is one.
@@ -88,7 +105,42 @@ impl Arrivals {
 
     /// Notes that the frame of chunk `id` lies at `at` and is `len` bytes long.
     pub fn note(&self, id: ChunkId, at: u64, len: u32) {
-        self.frames.write().unwrap_or_else(PoisonError::into_inner).insert(id, (at, len));
+        self.insert(id, Place::Frame { at, len });
+    }
+
+    /// Notes that the content of a chunk lies at `at` among what was kept.
+    pub fn note_kept(&self, chunk: &ChunkRef, at: u64) {
+        self.insert(chunk.id, Place::Plain { at, len: chunk.len });
+    }
+
+    fn insert(&self, id: ChunkId, place: Place) {
+        self.chunks.write().unwrap_or_else(PoisonError::into_inner).insert(id, place);
+    }
+
+    /// Keeps decoded content for as long as this is open; returns where it begins. By any number of threads.
+    pub fn keep(&self, replica: &Replica, bytes: &[u8]) -> Result<u64> {
+        let disk = replica.writer()?;
+        let (file, at) = {
+            let mut plain = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+            if plain.is_none() {
+                let file = Arc::new(disk.open_write(&own(PLAIN_NAME), true)?);
+                disk.unlink(&own(PLAIN_NAME))?;
+                *plain = Some(PlainFile { file, len: 0 });
+            }
+            let Some(plain) = plain.as_mut() else { return Ok(0) };
+            let at = plain.len;
+            plain.len += bytes.len() as u64;
+            (Arc::clone(&plain.file), at)
+        };
+        disk.write_at(&file, &own(PLAIN_NAME), bytes, at)?;
+        Ok(at)
+    }
+
+    /// Reads `len` bytes of what was kept into `buffer`; false if they cannot be read.
+    pub fn kept(&self, at: u64, len: u32, buffer: &mut Vec<u8>) -> bool {
+        buffer.resize(len as usize, 0);
+        let file = self.plain.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        file.is_some_and(|plain| plain.file.read_exact_at(buffer, at).is_ok())
     }
 
     /// True if a frame of the chunk is noted.
@@ -98,14 +150,22 @@ impl Arrivals {
 
     /// The frame of a chunk, if it is noted and can be read. Unproven, like every frame.
     pub fn frame(&self, id: &ChunkId) -> Option<Frame> {
-        let (at, len) = self.place(id)?;
-        let mut bytes = vec![0; (len as usize).min(FRAME_LEN_MAX)];
-        self.file.read_exact_at(&mut bytes, at).ok()?;
+        let bytes = match self.place(id)? {
+            Place::Frame { at, len } => {
+                let mut bytes = vec![0; (len as usize).min(FRAME_LEN_MAX)];
+                self.file.read_exact_at(&mut bytes, at).ok()?;
+                bytes
+            }
+            Place::Plain { at, len } => {
+                let mut plain = Vec::new();
+                return self.kept(at, len, &mut plain).then(|| Frame::encode(&plain, Compression::None));
+            }
+        };
         Frame::from_bytes(bytes, NAME).ok()
     }
 
-    fn place(&self, id: &ChunkId) -> Option<(u64, u32)> {
-        self.frames.read().unwrap_or_else(PoisonError::into_inner).get(id).copied()
+    fn place(&self, id: &ChunkId) -> Option<Place> {
+        self.chunks.read().unwrap_or_else(PoisonError::into_inner).get(id).copied()
     }
 }
 

@@ -36,6 +36,7 @@ pub use reader::FileReader;
 pub use replica::{Replica, ReplicaOptions};
 pub(crate) use rules::compile_globs;
 pub use scan::{Found, FoundKind, Scan, ScanOptions, SourceTree};
+pub use seed::OldFiles;
 pub use stage::{Fetch, Stage, StageOptions, Staged};
 pub use stat::{Fingerprint, StatTable};
 pub use survey::{Survey, SurveyOptions};

@@ -133,6 +133,30 @@ impl OpenSeeds {
     }
 }
 
+/// Files of the tree read as a version has them. The last one stays open.
+#[derive(Debug)]
+pub struct OldFiles<'a> {
+    disk: &'a Disk,
+    last: Option<(RelPath, Option<File>)>,
+}
+
+impl<'a> OldFiles<'a> {
+    /// Those of `replica`.
+    pub fn new(replica: &'a Replica) -> Result<Self> {
+        Ok(Self { disk: replica.writer()?, last: None })
+    }
+
+    /// Reads `chunk` of the file at `path`, where it begins at `offset`, into `buffer`. False if it cannot be read or is
+    /// something else now.
+    pub fn read(&mut self, path: &RelPath, offset: u64, chunk: &ChunkRef, buffer: &mut Vec<u8>) -> bool {
+        if self.last.as_ref().is_none_or(|(last, _)| last != path) {
+            self.last = Some((path.clone(), self.disk.open_file(path.as_str()).ok()));
+        }
+        let file = self.last.as_ref().and_then(|(_, file)| file.as_ref());
+        file.is_some_and(|file| read_proven(file, offset, chunk, buffer))
+    }
+}
+
 /// Reads `chunk` at `offset`; false unless the bytes there are what its id says.
 pub(super) fn read_proven(file: &File, offset: u64, chunk: &ChunkRef, buffer: &mut Vec<u8>) -> bool {
     buffer.resize(chunk.len as usize, 0);

@@ -160,8 +160,8 @@ pub(super) struct ChunkRanges<'a> {
     source: &'a dyn NodeSource,
     len: u64,
     content: Content,
-    // Where the next read begins, if nothing lies between.
-    cursor: Option<(u64, Cursor<'a, Chunks>)>,
+    // Where the next read begins, in chunks and in bytes, if nothing lies between.
+    cursor: Option<(u64, u64, Cursor<'a, Chunks>)>,
 }
 
 impl<'a> ChunkRanges<'a> {
@@ -169,34 +169,40 @@ impl<'a> ChunkRanges<'a> {
         Self { source, len, content, cursor: None }
     }
 
-    /// Calls `each` with `count` chunks from the `first` on; `None` if the file has fewer.
+    /// Calls `each` with the offsets of `count` chunks from the `first` on, and the chunks; `None` if the file has fewer.
     pub fn read(
         &mut self,
         first: u64,
         count: u64,
-        each: &mut impl FnMut(ChunkRef) -> Result<()>,
+        each: &mut impl FnMut(u64, ChunkRef) -> Result<()>,
     ) -> Result<Option<()>> {
         let Some(end) = first.checked_add(count).filter(|end| *end <= self.content.chunk_count()) else {
             return Ok(None);
         };
         let root = match &self.content {
             Content::Inline(chunks) => {
-                let chunks = chunks.get(first as usize..end as usize).unwrap_or_default();
-                return chunks.iter().try_for_each(|chunk| each(*chunk)).map(Some);
+                let mut offset = 0;
+                for (at, chunk) in (0..end).zip(chunks) {
+                    if at >= first {
+                        each(offset, *chunk)?;
+                    }
+                    offset = offset.saturating_add(chunk.len.into());
+                }
+                return Ok(Some(()));
             }
             Content::Tree { root, .. } => *root,
         };
-        let (mut at, mut cursor) = match self.cursor.take().filter(|(at, _)| *at <= first) {
+        let (mut at, mut offset, mut cursor) = match self.cursor.take().filter(|(at, ..)| *at <= first) {
             Some(open) => open,
             None => {
                 let whole = Some((self.len, self.content.chunk_count()));
-                (0, Cursor::open(self.source, root, |page| chunks_of(page) == whole)?)
+                (0, 0, Cursor::open(self.source, root, |page| chunks_of(page) == whole)?)
             }
         };
         while at < end {
             match cursor.head() {
                 Head::Link(_, link) if at + link.chunks <= first => {
-                    at += link.chunks;
+                    (at, offset) = (at + link.chunks, offset.saturating_add(link.bytes));
                     cursor.skip();
                 }
                 Head::Link(_, link) => {
@@ -205,15 +211,15 @@ impl<'a> ChunkRanges<'a> {
                 }
                 Head::Item(chunk) => {
                     if at >= first {
-                        each(*chunk)?;
+                        each(offset, *chunk)?;
                     }
-                    at += 1;
+                    (at, offset) = (at + 1, offset.saturating_add(chunk.len.into()));
                     cursor.take();
                 }
                 Head::End => return Err(lie::<Chunks>(self.source, root, "ends before its last chunk")),
             }
         }
-        self.cursor = Some((at, cursor));
+        self.cursor = Some((at, offset, cursor));
         Ok(Some(()))
     }
 }

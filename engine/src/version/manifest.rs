@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkRef, NodeId, VersionId};
 
 use super::build::TreeBuilder;
+use super::chunks::ChunkRanges;
 use super::cursor::{Cursor, lie, read_pages, read_top};
 use super::entry::{Content, Entry, Nesting};
 use super::node::{Body, Node, NodeSink, NodeSource, ROOT, Root, SPLIT_RULE, Top, malformed};
@@ -184,6 +185,21 @@ impl<'a> Manifest<'a> {
     /// The entry at `path`. Reads one node a level.
     pub fn get(&self, path: &RelPath) -> Result<Option<Entry>> {
         Ok(self.seek(path.as_str())?.filter(|entry| entry.path == *path))
+    }
+
+    /// Calls `each` with the offsets and the chunks of a stretch of the file at `path`: `count` of them from the `first`
+    /// on. False if there is no such file, or if it has fewer; then some may have been called for.
+    pub fn stretch(
+        &self,
+        path: &RelPath,
+        first: u64,
+        count: u64,
+        each: &mut impl FnMut(u64, ChunkRef) -> Result<()>,
+    ) -> Result<bool> {
+        let Some(entry) = self.get(path)? else { return Ok(false) };
+        let Some((len, content)) = entry.file() else { return Ok(false) };
+        let mut ranges = ChunkRanges::new(self.source, len, content.clone());
+        ranges.read(first, count, each).map(|read| read.is_some())
     }
 
     /// The first entry that lies below `path`. Reads one node a level.

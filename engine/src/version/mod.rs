@@ -15,7 +15,7 @@ mod plan;
 
 pub use chunks::{ChunkDiff, diff_chunks};
 pub use delta::{Change, Delta, diff};
-pub use edits::{Edits, Orphans, Region, apply_edits, make_edits};
+pub use edits::{Edits, Orphans, Region, apply_edits, edit_paths, make_edits};
 pub(crate) use entry::DIR_MODE;
 pub use entry::{Content, Entry, EntryKind};
 pub use manifest::{ChunkListBuilder, Manifest, ManifestBuilder, Totals};

@@ -204,6 +204,7 @@ pub fn sync_options(protect: &[&str], faults: Faults) -> SyncOptions {
         overwrite: false,
         protect: protect.iter().map(ToString::to_string).collect(),
         rehash: false,
+        deltas: None,
         threads: NonZeroUsize::MIN,
         in_flight_bytes_max: 16 << 20,
         faults,
@@ -287,7 +288,7 @@ fn update() -> Vec<u8> {
     let mut bytes = Vec::new();
     let made = stream::make(
         &store,
-        &UpdateAsk { have: Some(base), want, from_unit: 0, from_byte: 0 },
+        &UpdateAsk { have: Some(base), want, from_unit: 0, from_byte: 0, profile: None },
         &mut |piece| {
             bytes.extend(piece);
             Ok(())
@@ -299,7 +300,7 @@ fn update() -> Vec<u8> {
 
 fn unit() -> Vec<u8> {
     let (bytes, (_, have, want)) = (update(), edited());
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
     let mut reader = UpdateReader::open(&bytes[..], &ask, "memory").expect("own bytes");
     reader.next_unit().expect("own bytes").expect("a unit").bytes().to_vec()
 }

@@ -274,7 +274,7 @@ fn updates() {
 
     let (store, base, target) = make::edited();
     assert_eq!([base, target], ids);
-    let ask = UpdateAsk { have: Some(base), want: target, from_unit: 0, from_byte: 0 };
+    let ask = UpdateAsk { have: Some(base), want: target, from_unit: 0, from_byte: 0, profile: None };
     let mut reader = UpdateReader::open(&bytes[..], &ask, "testdata").expect("a stream");
     let unit = reader.next_unit().expect("a stream").expect("a unit");
     let new: Vec<_> = unit.chunks("testdata").map(|chunk| chunk.expect("a chunk").to_ref()).collect();

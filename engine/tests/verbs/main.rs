@@ -2,6 +2,7 @@
 
 mod crash;
 mod damage;
+mod deltas;
 mod foreign;
 mod hostile;
 mod meddle;
@@ -94,6 +95,7 @@ fn syncing() -> SyncOptions {
         overwrite: false,
         protect: Vec::new(),
         rehash: false,
+        deltas: None,
         threads: threads(),
         in_flight_bytes_max: 16 << 20,
         faults: Faults::default(),

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::sync::atomic::AtomicUsize;
 
 use floe::content::Frame;
+use floe::delta::Profile;
 use floe::store::{AppName, NameRecord, UpdateAsk};
 use floe::sync::plan;
 use floe::sync::stream::{UpdateReader, make};
@@ -15,7 +16,7 @@ use super::*;
 
 /// What happens to a stream's bytes. Offsets count from the first byte of the first stream.
 #[derive(Clone, Copy)]
-enum Fate {
+pub(super) enum Fate {
     Whole,
     /// Every stream breaks off after so many bytes.
     Cut(u64),
@@ -29,17 +30,17 @@ enum Fate {
     None,
 }
 
-struct Streaming<'s> {
+pub(super) struct Streaming<'s> {
     store: &'s MemStore,
     fate: Fate,
     served: AtomicU64,
     asked: Mutex<Vec<u64>>,
     nodes_read: AtomicUsize,
-    chunks_read: AtomicUsize,
+    pub chunks_read: AtomicUsize,
 }
 
 impl<'s> Streaming<'s> {
-    fn new(store: &'s MemStore, fate: Fate) -> Streaming<'s> {
+    pub fn new(store: &'s MemStore, fate: Fate) -> Streaming<'s> {
         let (served, asked) = (AtomicU64::new(0), Mutex::default());
         let (nodes_read, chunks_read) = (AtomicUsize::new(0), AtomicUsize::new(0));
         Streaming { store, fate, served, asked, nodes_read, chunks_read }
@@ -103,7 +104,9 @@ impl Source for Streaming<'_> {
     fn update(&self, ask: &UpdateAsk) -> Result<Option<Box<dyn Read + Send + '_>>> {
         self.asked.lock().expect("not poisoned").push(ask.from_unit);
         let other = match self.fate {
-            Fate::Other(have, want) => UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 },
+            Fate::Other(have, want) => {
+                UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None }
+            }
             Fate::None => return Ok(None),
             _ => *ask,
         };
@@ -149,28 +152,35 @@ impl Read for Pipe<'_> {
 }
 
 /// A store with two versions, a replica at the first, and the length of the update.
-struct Bench {
-    store: MemStore,
+pub(super) struct Bench {
+    pub store: MemStore,
     outer: TempDir,
-    trees: [Tree; 2],
-    versions: [VersionId; 2],
-    stream: Vec<u8>,
+    pub trees: [Tree; 2],
+    pub versions: [VersionId; 2],
+    pub stream: Vec<u8>,
+    pub profile: Option<Profile>,
 }
 
 impl Bench {
     fn new(trees: [Tree; 2]) -> Bench {
+        Bench::told(trees, None)
+    }
+
+    /// The same with new chunks told as deltas.
+    pub fn told(trees: [Tree; 2], profile: Option<Profile>) -> Bench {
         let store = MemStore::default();
         let versions = [published(&store, &trees[0], "game@0"), published(&store, &trees[1], "game@1")];
         let outer = quick_tempdir();
         sync(&store, "game@0", &outer.path().join("start"));
-        let ask = UpdateAsk { have: Some(versions[0]), want: versions[1], from_unit: 0, from_byte: 0 };
+        let ask =
+            UpdateAsk { have: Some(versions[0]), want: versions[1], from_unit: 0, from_byte: 0, profile };
         let mut stream = Vec::new();
         let made = make(&store, &ask, &mut |piece| {
             stream.extend_from_slice(&piece);
             Ok(())
         });
         assert!(made.expect("made"));
-        Bench { store, outer, trees, versions, stream }
+        Bench { store, outer, trees, versions, stream, profile }
     }
 
     // A few units, and everything else that an update may have.
@@ -186,28 +196,32 @@ impl Bench {
     }
 
     // Bytes before the first unit.
-    fn head(&self) -> u64 {
+    pub fn head(&self) -> u64 {
         let [have, want] = self.versions;
-        let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
+        let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: self.profile };
         UpdateReader::open(&self.stream[..], &ask, "the test").expect("own bytes").head().len() as u64
     }
 
-    fn fresh(&self) -> PathBuf {
+    pub fn fresh(&self) -> PathBuf {
         let dir = self.outer.path().join("replica");
         wipe(&dir);
         copy_tree(&self.outer.path().join("start"), &dir);
         dir
     }
 
-    fn run(&self, fate: Fate, dir: &Path) -> (Result<Synced>, usize) {
+    pub fn options(&self) -> SyncOptions {
+        SyncOptions { deltas: self.profile, ..syncing() }
+    }
+
+    pub fn run(&self, fate: Fate, dir: &Path) -> (Result<Synced>, usize) {
         let source = Streaming::new(&self.store, fate);
         let notices = Notices::default();
-        let synced = floe::sync::sync(&source, &named("game@1"), dir, &syncing(), &notices);
+        let synced = floe::sync::sync(&source, &named("game@1"), dir, &self.options(), &notices);
         let told = notices.0.lock().expect("not poisoned");
         (synced, told.iter().filter(|notice| matches!(notice, Notice::UpdateIgnored { .. })).count())
     }
 
-    fn assert_there(&self, dir: &Path) {
+    pub fn assert_there(&self, dir: &Path) {
         assert_replica(dir, &self.trees[1]);
         assert!(!dir.join(".floe/arrivals").exists());
     }

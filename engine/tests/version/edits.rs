@@ -258,8 +258,9 @@ fn a_few_bytes_cannot_ask_for_much() {
     for _ in 0..2000 {
         hand = hand.n(COPY).n(0).n(1000);
     }
-    let error =
-        applied(&Edits { bytes: hand.0, ..Edits::default() }, &nodes, Some(have)).map(drop).expect_err("a bomb");
+    let error = applied(&Edits { bytes: hand.0, ..Edits::default() }, &nodes, Some(have))
+        .map(drop)
+        .expect_err("a bomb");
     assert!(error.to_string().starts_with("chunks that runs stand for from the test is 1000"), "{error}");
     let error = applied(
         &Edits { bytes: Hand::head(1).path(0, "a").n(FILE).n(0).n(EDITS_COUNT_MAX).0, ..Edits::default() },

@@ -130,9 +130,13 @@ fn dot<const N: usize>(inputs: &[i32; N], (row, bias): &([i32; N], i32)) -> i32 
 #[inline]
 fn train<const N: usize>(inputs: &[i32; N], (row, bias): &mut ([i32; N], i32), error: i32) {
     for (input, weight) in inputs.iter().zip(row.iter_mut()) {
-        *weight = (*weight).wrapping_add(input.wrapping_mul(error).wrapping_add(1 << 15) >> 16).clamp(-WEIGHT_MAX, WEIGHT_MAX);
+        *weight = (*weight)
+            .wrapping_add(input.wrapping_mul(error).wrapping_add(1 << 15) >> 16)
+            .clamp(-WEIGHT_MAX, WEIGHT_MAX);
     }
-    *bias = bias.wrapping_add(BIAS.wrapping_mul(error).wrapping_add(1 << 15) >> 16).clamp(-WEIGHT_MAX, WEIGHT_MAX);
+    *bias = bias
+        .wrapping_add(BIAS.wrapping_mul(error).wrapping_add(1 << 15) >> 16)
+        .clamp(-WEIGHT_MAX, WEIGHT_MAX);
 }
 
 const WEIGHT_MAX: i32 = 1 << 18;
@@ -152,7 +156,13 @@ impl<const N: usize> Mixer<N> {
 
     /// Codes a decision from the predictions of `inputs`.
     #[inline]
-    pub(super) fn code(&mut self, side: &mut impl Side, inputs: &[i32; N], rows: [usize; 2], truth: bool) -> bool {
+    pub(super) fn code(
+        &mut self,
+        side: &mut impl Side,
+        inputs: &[i32; N],
+        rows: [usize; 2],
+        truth: bool,
+    ) -> bool {
         let [a, b] = &mut self.sets;
         let (a, b) = (a.row(rows[0]), b.row(rows[1]));
         let (dot_a, dot_b) = (dot(inputs, a), dot(inputs, b));
@@ -185,7 +195,13 @@ impl<const N: usize> Decision<N> {
 
     /// Codes a decision. Contexts are taken modulo the size of the tables, rows modulo those of the mixer.
     #[inline]
-    pub(super) fn code(&mut self, side: &mut impl Side, contexts: &[u32; N], rows: [usize; 2], truth: bool) -> bool {
+    pub(super) fn code(
+        &mut self,
+        side: &mut impl Side,
+        contexts: &[u32; N],
+        rows: [usize; 2],
+        truth: bool,
+    ) -> bool {
         let mut inputs = [0; N];
         for ((table, context), input) in self.tables.iter().zip(contexts).zip(&mut inputs) {
             *input = table[*context as usize & (table.len() - 1)].stretched();

@@ -134,7 +134,8 @@ fn walk<S: Side>(
     let (first, end) = (unit.first, unit.end());
     let size = (end - first).ilog2();
     let known_size = end.ilog2();
-    let echo = (header & ECHO != 0).then(|| Echo::new((known_size - 3).clamp(12, 20), &unit.bytes[..first], LEAD));
+    let echo =
+        (header & ECHO != 0).then(|| Echo::new((known_size - 3).clamp(12, 20), &unit.bytes[..first], LEAD));
     let field_bits = size.saturating_sub(7).clamp(12, 18);
     let bytes = &mut unit.bytes[..];
     match weight {
@@ -159,7 +160,11 @@ impl Texts {
     fn new(target: &[u8]) -> Self {
         let is_text = |byte: &u8| matches!(byte, b'\t' | b'\n' | b'\r' | b' '..=b'~');
         let parts = target.chunks(PART);
-        Texts(parts.map(|part| part.iter().filter(|byte| is_text(byte)).count() * 20 > part.len() * 19).collect())
+        Texts(
+            parts
+                .map(|part| part.iter().filter(|byte| is_text(byte)).count() * 20 > part.len() * 19)
+                .collect(),
+        )
     }
 
     fn holds(&self, at: usize) -> bool {

@@ -85,7 +85,8 @@ impl Scene {
         let must = log(self.must, 7);
         let place = self.kind << 2 | self.index;
         let recent = |n: u32| history as u32 & ((1 << n) - 1);
-        let strided = [3, 7, 11, 15, 23, 31].iter().fold(recent(2), |all, n| all << 1 | (history >> n) as u32 & 1);
+        let strided =
+            [3, 7, 11, 15, 23, 31].iter().fold(recent(2), |all, n| all << 1 | (history >> n) as u32 & 1);
         [
             hash(((place << 3 | self.guess_class()) << 3 | must) << 6 | (density / 2).min(7) << 3 | since, 1),
             (strided << 3 | self.table) << 3 | self.kind,
@@ -175,7 +176,14 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
 
     /// Whether the next `len` bytes, up to `end`, all equal the old ones.
     #[inline]
-    pub(super) fn run(&mut self, side: &mut impl Side, scene: &Scene, len: usize, end: RunEnd, truth: bool) -> bool {
+    pub(super) fn run(
+        &mut self,
+        side: &mut impl Side,
+        scene: &Scene,
+        len: usize,
+        end: RunEnd,
+        truth: bool,
+    ) -> bool {
         let size = log(len as u32, 15) << 2 | end as u32;
         let must = u32::from(scene.must > 0);
         let contexts = [
@@ -183,7 +191,12 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             size << 6 | scene.runs & 63,
             size << 4 | (scene.runs & 0xffff).count_ones().min(15),
         ];
-        self.runs.code(side, &contexts, [size as usize, (scene.runs & 7) as usize | (must as usize) << 3], truth)
+        self.runs.code(
+            side,
+            &contexts,
+            [size as usize, (scene.runs & 7) as usize | (must as usize) << 3],
+            truth,
+        )
     }
 
     /// Whether the next byte differs from the old one.
@@ -223,7 +236,10 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             hash((o2 << 8 | o1) << 6 | how, 4),
             hash(((scene.history as u32 & 0xff) << 3 | log(scene.since, 7)) << 6 | how, 5),
             hash(proposed, 6 + scene.kind),
-            hash((votes << 6 | how) << 6 | trust[1].min(3) << 4 | trust[3].min(3) << 2 | log(scene.must, 3), 7),
+            hash(
+                (votes << 6 | how) << 6 | trust[1].min(3) << 4 | trust[3].min(3) << 2 | log(scene.must, 3),
+                7,
+            ),
         ];
         let contexts: [u32; H] = std::array::from_fn(|n| all[n]);
         let row = how as usize | (trust[0].min(3) as usize) << 6;
@@ -252,7 +268,8 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             };
             let echo = scene.echo.and_then(|(byte, _)| expect(byte)).map_or(0, |to| echo_class << 1 | to);
             let guess = scene.guess.and_then(|(byte, trust)| Some((expect(byte)?, trust)));
-            let guess = guess.map_or(0, |(to, trust)| ((trust.clamp(1, 7) << 5 | place >> 1) << 1 | to) & 1023);
+            let guess =
+                guess.map_or(0, |(to, trust)| ((trust.clamp(1, 7) << 5 | place >> 1) << 1 | to) & 1023);
             let drift = expect(drift).map_or(0, |to| 2 + to + 4 * u32::from(bit > 3));
             let order0 = place << 8 | node;
             let extras = [

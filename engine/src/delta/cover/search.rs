@@ -49,11 +49,7 @@ fn slot(key: u64, bits: u32) -> usize {
 impl Index {
     fn new(len: usize) -> Self {
         let bits = (len.max(1).ilog2()).clamp(12, 22);
-        Index {
-            heads: vec![0; 1 << bits],
-            before: vec![0; len],
-            long: vec![[0; 2]; 1 << (bits - 1)],
-        }
+        Index { heads: vec![0; 1 << bits], before: vec![0; len], long: vec![[0; 2]; 1 << (bits - 1)] }
     }
 
     #[inline]
@@ -64,7 +60,9 @@ impl Index {
             return None;
         }
         let all = [eight(bytes, at)?, middle, eight(bytes, at + 24)?];
-        let key = all.iter().fold(0u64, |key, part| (key ^ part).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(23));
+        let key = all
+            .iter()
+            .fold(0u64, |key, part| (key ^ part).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(23));
         Some(slot(key, self.long.len().ilog2()))
     }
 
@@ -214,7 +212,8 @@ pub(super) fn find_segments(
                 if found.len >= len_min && saved > u64::from(cost) {
                     begin(bytes, &mut segments, at, found.dist, lowest);
                     search.dist = found.dist;
-                    let place = search.recent.iter().position(|dist| *dist == found.dist).unwrap_or(RECENT - 1);
+                    let place =
+                        search.recent.iter().position(|dist| *dist == found.dist).unwrap_or(RECENT - 1);
                     search.recent[..=place].rotate_right(1);
                     search.recent[0] = found.dist;
                     next = at + found.len;
@@ -251,7 +250,8 @@ fn begin(bytes: &[u8], segments: &mut Vec<Segment>, at: usize, dist: u32, lowest
 /// Drops segments that do not pay, from left to right.
 fn merge(bytes: &[u8], segments: &[Segment], taste: &impl Fn(usize) -> Taste) -> Vec<Segment> {
     let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
-    let most = segments.first().map_or(0, |first| bytes.len() - first.start as usize) / SEGMENT_LEN_MEAN_MIN + 1;
+    let most =
+        segments.first().map_or(0, |first| bytes.len() - first.start as usize) / SEGMENT_LEN_MEAN_MIN + 1;
     for (n, segment) in segments.iter().enumerate() {
         let Some(last) = kept.last().copied() else {
             kept.push(*segment);

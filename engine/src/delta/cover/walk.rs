@@ -148,7 +148,9 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
                 break;
             }
             let around = old.get(at..).and_then(|rest| rest.first_chunk());
-            let Some(site) = around.and_then(|around| self.switches.machine.site(around, (first + at) as u32)) else {
+            let Some(site) =
+                around.and_then(|around| self.switches.machine.site(around, (first + at) as u32))
+            else {
                 at += 1;
                 continue;
             };
@@ -247,7 +249,8 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
                 let index = (self.at - field.start) as u32;
                 (scene.kind, scene.index) = (field.kind, index);
                 if field.best.trust > 0 {
-                    let known = if index == 0 { 0 } else { word(self.bytes, field.start) << (32 - 8 * index) };
+                    let known =
+                        if index == 0 { 0 } else { word(self.bytes, field.start) << (32 - 8 * index) };
                     let off = if index == 0 {
                         0
                     } else {
@@ -312,13 +315,15 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
         self.look_at_field(site.kind, site.value, dist);
         let best = guesses.iter().find(|guess| guess.trust > 0).copied();
         let best = best.unwrap_or(Guess { value: site.value, trust: 1 });
-        let second = guesses.iter().find(|guess| guess.trust > 0 && ![best.value, site.value].contains(&guess.value));
+        let second =
+            guesses.iter().find(|guess| guess.trust > 0 && ![best.value, site.value].contains(&guess.value));
         let mut turns = [Some(best.value), None, None];
         turns[1] = Some(site.value).filter(|value| *value != best.value);
         turns[2] = second.map(|guess| guess.value);
         let truth = self.side.word(self.at);
         for (turn, proposed) in turns.into_iter().flatten().enumerate() {
-            let hit = self.model.hit(self.side, &self.scene, &guesses, proposed, turn as u32, truth == proposed);
+            let hit =
+                self.model.hit(self.side, &self.scene, &guesses, proposed, turn as u32, truth == proposed);
             self.scene.hits = self.scene.hits << 1 | u32::from(hit);
             if hit {
                 for byte in proposed.to_le_bytes() {
@@ -355,7 +360,8 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
         let truth = self.side.word(self.at);
         let fits = |guess: &Guess| guess.trust > 0 && (guess.value ^ value) & 0xff != 0;
         let best = guesses.iter().find(|guess| fits(guess)).copied();
-        let second = guesses.iter().find(|guess| fits(guess) && best.is_none_or(|best| best.value != guess.value));
+        let second =
+            guesses.iter().find(|guess| fits(guess) && best.is_none_or(|best| best.value != guess.value));
         for (turn, guess) in [best, second.copied()].into_iter().flatten().enumerate() {
             let proposed = guess.value;
             if self.model.hit(self.side, &self.scene, &guesses, proposed, turn as u32, truth == proposed) {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{FRAME_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::{
-    self, IDS_MAX, JSON_LEN_MAX, NAMES_LEN_MAX, NameJson, UpdateJson, pack_ids, pack_refs, path,
+    self, IDS_MAX, JSON_LEN_MAX, NAMES_LEN_MAX, NameJson, UpdateJson, pack_ids, pack_refs, path, profile_name,
 };
 use crate::store::{AppName, Name, NameRecord, Source, UpdateAsk};
 use crate::version::NodeSource;
@@ -196,6 +196,7 @@ impl Source for RemoteStore {
             from_unit: ask.from_unit,
             from_byte: ask.from_byte,
             format: UPDATE_FORMAT,
+            profile: ask.profile.and_then(profile_name),
         };
         let request =
             serde_json::to_vec(&request).map_err(|error| self.first.malformed(error.to_string()))?;

@@ -5,11 +5,12 @@ use bincode::{Decode, Encode};
 use crate::codec::{FILED_HEADER_LEN, Kind};
 use crate::error::Error;
 use crate::id::{ChunkRef, VersionId};
-use crate::limits::{UNIT_BYTES_MAX, UNIT_CHUNKS_MAX};
+use crate::limits::{DELTA_UNIT_BYTES_MAX, UNIT_BYTES_MAX, UNIT_CHUNKS_MAX};
 
 pub(super) const HEADER: Kind = Kind { number: 0x14, name: "update header", format: 1 };
 pub(super) const UNIT: Kind = Kind { number: 0x15, name: "update unit", format: 1 };
 pub(super) const END: Kind = Kind { number: 0x16, name: "update end", format: 1 };
+pub(super) const DELTA: Kind = Kind { number: 0x17, name: "update delta", format: 1 };
 /// What errors call the whole.
 pub(super) const STREAM: &str = "update stream";
 
@@ -17,8 +18,14 @@ pub(super) const STREAM: &str = "update stream";
 pub(super) const SMALL_LEN_MAX: usize = 1 << 10;
 /// Most bytes of a unit's body: its frames, and for each two lengths.
 pub(super) const UNIT_LEN_MAX: usize = UNIT_BYTES_MAX as usize + UNIT_CHUNKS_MAX * (1 + 5 + 5) + 64;
+/// Most stretches of one reference.
+pub(super) const STRETCHES_MAX: usize = 16 << 10;
+/// Most bytes of a delta's body.
+pub(super) const DELTA_LEN_MAX: usize =
+    DELTA_UNIT_BYTES_MAX as usize + UNIT_CHUNKS_MAX * (2 * 9 + 5) + STRETCHES_MAX * (1 + 3 * 9) + 128;
 /// Most bytes of a unit as sent.
-pub const UNIT_RECORD_LEN_MAX: usize = FILED_HEADER_LEN + UNIT_LEN_MAX;
+pub const UNIT_RECORD_LEN_MAX: usize = FILED_HEADER_LEN + DELTA_LEN_MAX;
+const _: () = assert!(DELTA_LEN_MAX > UNIT_LEN_MAX);
 
 /// zstd's window in the frame of the edits, as a power of two: what a reader sets aside before it knows more.
 pub(super) const EDITS_WINDOW_LOG_MAX: u32 = 23;
@@ -42,6 +49,8 @@ pub struct UpdateHeader {
     pub from_unit: u64,
     /// Bytes that the first unit lacks at its beginning.
     pub from_byte: u64,
+    /// Says that the units are deltas, and is the hash of how they were planned; otherwise they hold frames.
+    pub plan: Option<[u8; 32]>,
 }
 
 impl UpdateHeader {
@@ -52,7 +61,7 @@ impl UpdateHeader {
 
     /// Both are of one update: what was received of one can be continued with the other.
     pub fn continues(&self, other: &UpdateHeader) -> bool {
-        let key = |header: &Self| (header.have, header.want, header.edits_hash, header.units);
+        let key = |header: &Self| (header.have, header.want, header.edits_hash, header.units, header.plan);
         key(self) == key(other)
     }
 }
@@ -65,6 +74,42 @@ pub(super) struct UnitRecord {
     pub chunks: Vec<(u32, u32)>,
     /// The frames, one after the other.
     pub frames: Vec<u8>,
+}
+
+/// Some chunks, told by others.
+#[derive(Debug, PartialEq, Eq, Encode, Decode)]
+pub(super) struct DeltaRecord {
+    pub index: u64,
+    /// Runs of the numbers of its chunks among the new ones, in the order in which they are coded.
+    pub chunks: Vec<(u64, u64)>,
+    /// Bytes of each chunk.
+    pub lens: Vec<u32>,
+    /// What the reference is put together from.
+    pub reference: Vec<Reference>,
+    /// BLAKE3 of the content of all its chunks.
+    pub hash: [u8; 32],
+    pub delta: Vec<u8>,
+}
+
+/// A stretch of a unit's reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Reference {
+    /// Chunks of the old file at the path of an edit.
+    Old {
+        /// The edit's number.
+        edit: u64,
+        /// The place of the first chunk in the file.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// New chunks of earlier units.
+    New {
+        /// The number of the first.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
 }
 
 /// What a whole stream ends with.

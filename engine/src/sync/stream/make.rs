@@ -1,8 +1,10 @@
 //! The sending end: an update from a store that has both versions.
 
+use super::deltas::Deltas;
 use super::format::{END, EndRecord, HEADER, UNIT, UnitRecord, UpdateHeader, units};
 use crate::codec::encode_filed;
 use crate::content::Frame;
+use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::id::ChunkRef;
 use crate::store::{Source, UpdateAsk};
@@ -31,17 +33,19 @@ pub fn make(
             have => have,
         },
     };
-    let Some(Edits { bytes, new, .. }) = make_edits(have.as_ref(), &want)? else { return Ok(false) };
-    let count = units(&new).count() as u64;
+    let Some(mut edits) = make_edits(have.as_ref(), &want)? else { return Ok(false) };
+    let bytes = std::mem::take(&mut edits.bytes);
+    let units = Units::plan(source, &edits, ask.profile.filter(|_| have.is_some()))?;
+    let count = units.count();
     let beyond = |what: String, reason: String| Err(Error::Usage { what, reason });
     if ask.from_unit > count {
         return beyond(format!("unit {} of an update", ask.from_unit), format!("it has {count}"));
     }
-    let mut all = (0..).zip(units(&new)).skip_while(|(index, _)| *index < ask.from_unit);
+    let mut all = ask.from_unit..count;
     let mut rest = None;
     if ask.from_byte > 0 {
         let mut first = match all.next() {
-            Some((index, chunks)) => unit(source, index, chunks)?,
+            Some(index) => units.unit(source, index)?,
             None => Vec::new(),
         };
         if ask.from_byte >= first.len() as u64 {
@@ -66,6 +70,7 @@ pub fn make(
         units: count,
         from_unit: ask.from_unit,
         from_byte: ask.from_byte,
+        plan: units.plan_hash(),
     };
     drop(bytes);
     out(encode_filed(HEADER, &header))?;
@@ -73,11 +78,51 @@ pub fn make(
         out(packed)?;
     }
     rest.map_or(Ok(()), &mut *out)?;
-    for (index, chunks) in all {
-        out(unit(source, index, chunks)?)?;
+    for index in all {
+        out(units.unit(source, index)?)?;
     }
     out(encode_filed(END, &EndRecord { want: ask.want, units: count }))?;
     Ok(true)
+}
+
+/// How the new chunks are told.
+enum Units<'e> {
+    Frames(Vec<&'e [ChunkRef]>),
+    Deltas(Deltas<'e>),
+}
+
+impl<'e> Units<'e> {
+    fn plan(source: &dyn Source, edits: &'e Edits, profile: Option<Profile>) -> Result<Units<'e>> {
+        if let Some(profile) = profile
+            && let Some(deltas) = Deltas::plan(source, edits, profile)?
+        {
+            return Ok(Units::Deltas(deltas));
+        }
+        Ok(Units::Frames(units(&edits.new).collect()))
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Units::Frames(units) => units.len() as u64,
+            Units::Deltas(deltas) => deltas.count(),
+        }
+    }
+
+    fn plan_hash(&self) -> Option<[u8; 32]> {
+        match self {
+            Units::Frames(_) => None,
+            Units::Deltas(deltas) => Some(deltas.hash),
+        }
+    }
+
+    fn unit(&self, source: &dyn Source, index: u64) -> Result<Vec<u8>> {
+        match self {
+            Units::Frames(units) => {
+                unit(source, index, units.get(index as usize).copied().unwrap_or_default())
+            }
+            Units::Deltas(deltas) => deltas.unit(source, index),
+        }
+    }
 }
 
 fn there<T>(opened: Result<T>) -> Result<Option<T>> {

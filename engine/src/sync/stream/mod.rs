@@ -5,12 +5,13 @@
 //! arrive at the version it asked for. Where units end follows from the chunks alone, not from how they are stored, so
 //! unit 7 of an update is the same chunks from every store that has both versions.
 
+mod deltas;
 mod format;
 mod make;
 mod read;
 
-pub use format::{UNIT_RECORD_LEN_MAX, UpdateHeader};
+pub use format::{Reference, UNIT_RECORD_LEN_MAX, UpdateHeader};
 pub use make::make;
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;
-pub use read::{Unit, UnitFrame, UpdateReader};
+pub use read::{DeltaUnit, Unit, UnitFrame, UpdateReader};

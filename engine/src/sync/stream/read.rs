@@ -7,14 +7,18 @@ use std::ops::Range;
 use bincode::{Decode, Encode};
 
 use super::format::{
-    EDITS_WINDOW_LOG_MAX, END, EndRecord, HEADER, SMALL_LEN_MAX, STREAM, UNIT, UNIT_LEN_MAX, UnitRecord,
-    UpdateHeader, malformed,
+    DELTA, DELTA_LEN_MAX, DeltaRecord, EDITS_WINDOW_LOG_MAX, END, EndRecord, HEADER, Reference,
+    SMALL_LEN_MAX, STREAM, STRETCHES_MAX, UNIT, UNIT_LEN_MAX, UnitRecord, UpdateHeader, malformed,
 };
 use crate::codec::{self, FILED_HEADER_LEN, Kind};
 use crate::content::{Chunk, Frame};
+use crate::delta;
+#[cfg(feature = "testing")]
+use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::limits::{
-    CHUNK_LEN_MAX, EDITS_LEN_MAX, FRAME_LEN_MAX, UNIT_BYTES_MAX, UNIT_CHUNKS_MAX, UPDATE_CHUNKS_MAX,
+    CHUNK_LEN_MAX, DELTA_UNIT_BYTES_MAX, EDITS_LEN_MAX, FRAME_LEN_MAX, UNIT_BYTES_MAX, UNIT_CHUNKS_MAX,
+    UPDATE_CHUNKS_MAX,
 };
 use crate::store::UpdateAsk;
 
@@ -46,8 +50,9 @@ impl<R: Read> UpdateReader<R> {
         let mut head = Vec::new();
         read_record(&mut from, HEADER, SMALL_LEN_MAX, &mut head, place, &mut |_| Ok(()))?;
         let header: UpdateHeader = decode(HEADER, &head, SMALL_LEN_MAX, place)?;
-        let UpdateHeader { have, want, from_unit, from_byte, .. } = header;
-        if (UpdateAsk { have, want, from_unit, from_byte }) != *ask {
+        let UpdateHeader { have, want, from_unit, from_byte, plan, .. } = header;
+        let answered = UpdateAsk { have, want, from_unit, from_byte, profile: ask.profile };
+        if answered != *ask || (plan.is_some() && ask.profile.is_none()) {
             return Err(malformed(place, "it answers another question"));
         }
         check(&header, place)?;
@@ -99,7 +104,9 @@ impl<R: Read> UpdateReader<R> {
         if at_end {
             read_record(&mut self.from, END, SMALL_LEN_MAX, &mut bytes, &self.place, &mut |_| Ok(()))?;
         } else {
-            read_record(&mut self.from, UNIT, UNIT_LEN_MAX, &mut bytes, &self.place, keep)?;
+            let (due, max) =
+                if self.header.plan.is_some() { (DELTA, DELTA_LEN_MAX) } else { (UNIT, UNIT_LEN_MAX) };
+            read_record(&mut self.from, due, max, &mut bytes, &self.place, keep)?;
         }
         self.bytes_read += (bytes.len() - here) as u64;
         if at_end {
@@ -110,7 +117,10 @@ impl<R: Read> UpdateReader<R> {
             self.ended = true;
             return Ok(None);
         }
-        let unit = Unit::open(bytes, &self.place)?;
+        let unit = match self.header.plan {
+            None => Unit::open(bytes, &self.place)?,
+            Some(_) => Unit::open_delta(bytes, &self.place)?,
+        };
         if unit.index != self.next {
             return Err(malformed(&self.place, format!("unit {} where {} belongs", unit.index, self.next)));
         }
@@ -129,13 +139,26 @@ impl<R: Read> UpdateReader<R> {
     }
 }
 
-/// A piece of an update: some new chunks, in order of their first use in the target. Its record is proven; what its
-/// frames hold is not.
+/// A piece of an update: some new chunks. Its record is proven; what its frames or its delta hold is not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
     bytes: Vec<u8>,
     index: u64,
+    // In order of their first use in the target.
     frames: Vec<UnitFrame>,
+    delta: Option<DeltaUnit>,
+}
+
+/// Chunks told by others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeltaUnit {
+    /// The number of each chunk among the new ones and its bytes, in the order in which they are coded.
+    pub chunks: Vec<(u64, u32)>,
+    /// What the reference is put together from.
+    pub reference: Vec<Reference>,
+    /// BLAKE3 of the content of all its chunks.
+    pub hash: [u8; 32],
+    delta: Range<usize>,
 }
 
 /// Where the frame of a chunk lies in its unit.
@@ -171,7 +194,61 @@ impl Unit {
         if at != bytes.len() {
             return bad("its frames are not as long as it says");
         }
-        Ok(Unit { index: record.index, bytes, frames })
+        Ok(Unit { index: record.index, bytes, frames, delta: None })
+    }
+
+    /// The same for a unit that is a delta.
+    pub fn open_delta(bytes: Vec<u8>, place: &str) -> Result<Unit> {
+        let record: DeltaRecord = decode(DELTA, &bytes, DELTA_LEN_MAX, place)?;
+        let DeltaRecord { index, chunks: runs, lens, reference, hash, delta } = record;
+        let bad = |reason: &str| Err(malformed(place, format!("unit {index}: {reason}")));
+        let count = runs.iter().fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
+        if lens.is_empty() || lens.len() > UNIT_CHUNKS_MAX || count != lens.len() as u64 {
+            return bad("a count of chunks out of bounds");
+        }
+        if runs.iter().any(|(first, count)| first.saturating_add(*count) > UPDATE_CHUNKS_MAX) {
+            return bad("a number out of bounds");
+        }
+        if reference.len() > STRETCHES_MAX {
+            return bad("too many stretches");
+        }
+        if lens.iter().any(|len| *len == 0 || *len > CHUNK_LEN_MAX) {
+            return bad("a length out of bounds");
+        }
+        if lens.iter().map(|len| u64::from(*len)).sum::<u64>() > DELTA_UNIT_BYTES_MAX {
+            return bad("more content than fits a unit");
+        }
+        let numbers = runs.iter().flat_map(|(first, count)| *first..first + count);
+        let chunks = numbers.zip(lens).collect();
+        let delta = bytes.len() - delta.len()..bytes.len();
+        let delta = Some(DeltaUnit { chunks, reference, hash, delta });
+        Ok(Unit { index, bytes, frames: Vec::new(), delta })
+    }
+
+    /// What it is told by, if it is a delta.
+    pub fn delta(&self) -> Option<&DeltaUnit> {
+        self.delta.as_ref()
+    }
+
+    /// Decodes the delta; proven to be what the unit says.
+    pub fn decode(&self, delta: &DeltaUnit, reference: &[u8], place: &str) -> Result<Vec<u8>> {
+        let len = delta.chunks.iter().map(|(_, len)| *len as usize).sum();
+        let bytes = self.bytes.get(delta.delta.clone()).unwrap_or_default();
+        let place = format!("unit {} of {place}", self.index);
+        let plain = delta::decode(bytes, reference, len, &place)?;
+        match *blake3::hash(&plain).as_bytes() == delta.hash {
+            true => Ok(plain),
+            false => Err(Error::Damaged {
+                what: "a delta".to_owned(),
+                place,
+                reason: "it does not decode to what it says".to_owned(),
+            }),
+        }
+    }
+
+    /// How many chunks it has.
+    pub fn chunk_count(&self) -> usize {
+        self.delta.as_ref().map_or(self.frames.len(), |delta| delta.chunks.len())
     }
 
     /// Its number.
@@ -204,9 +281,10 @@ impl Unit {
 pub(crate) fn asked(mut bytes: &[u8]) -> Result<UpdateAsk> {
     let (mut record, place) = (Vec::new(), "bytes");
     read_record(&mut bytes, HEADER, SMALL_LEN_MAX, &mut record, place, &mut |_| Ok(()))?;
-    let UpdateHeader { have, want, from_unit, from_byte, .. } =
+    let UpdateHeader { have, want, from_unit, from_byte, plan, .. } =
         decode(HEADER, &record, SMALL_LEN_MAX, place)?;
-    Ok(UpdateAsk { have, want, from_unit, from_byte })
+    let profile = plan.map(|_| Profile::Fast);
+    Ok(UpdateAsk { have, want, from_unit, from_byte, profile })
 }
 
 fn check(header: &UpdateHeader, place: &str) -> Result<()> {

@@ -34,7 +34,9 @@ impl<'b> Choice<'b> {
 
     /// Chooses blocks for where they are.
     pub fn take(&mut self, blocks: Vec<usize>) {
-        blocks.into_iter().for_each(|block| drop(self.choose(block)));
+        for block in blocks {
+            self.choose(block);
+        }
     }
 
     /// Chooses blocks for what they have in common with `windows`.
@@ -88,7 +90,9 @@ impl<'b> Choice<'b> {
                 {
                     *count += 1;
                 }
-                (Some(Stretch::New { first, count }), Stretch::New { first: f, .. }) if *first + *count == f => {
+                (Some(Stretch::New { first, count }), Stretch::New { first: f, .. })
+                    if *first + *count == f =>
+                {
                     *count += 1;
                 }
                 _ => stretches.push(next),

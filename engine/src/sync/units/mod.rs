@@ -68,7 +68,9 @@ pub fn plan_units(source: &dyn Source, edits: &Edits, sizes: UnitSizes) -> Resul
     let blocks = Blocks::new(edits);
     let groups = group(edits, sizes.target);
     let mut likeness = Likeness::new(blocks.bytes());
-    for (chunks, at) in (edits.orphans.iter()).zip(&blocks.orphans_at).map(|(orphans, at)| (&orphans.chunks, *at)) {
+    for (chunks, at) in
+        (edits.orphans.iter()).zip(&blocks.orphans_at).map(|(orphans, at)| (&orphans.chunks, *at))
+    {
         each_plain(source, chunks, &mut |index, plain| {
             likeness.add(at + index, plain);
             Ok(())
@@ -80,7 +82,8 @@ pub fn plan_units(source: &dyn Source, edits: &Edits, sizes: UnitSizes) -> Resul
         let new: Vec<usize> = group.iter().flat_map(|part| part.new.clone()).collect();
         let chunks: Vec<ChunkRef> = new.iter().filter_map(|number| edits.new.get(*number).copied()).collect();
         let bytes: u64 = chunks.iter().map(|chunk| u64::from(chunk.len)).sum();
-        let mut choice = Choice::new(&blocks, sizes.reference.min(bytes.saturating_mul(2).max(REFERENCE_LEAST)));
+        let mut choice =
+            Choice::new(&blocks, sizes.reference.min(bytes.saturating_mul(2).max(REFERENCE_LEAST)));
         for part in &group {
             choice.take(blocks.between(edits, part));
         }
@@ -126,7 +129,8 @@ fn group(edits: &Edits, target: u64) -> Vec<Vec<Part<'_>>> {
             }
             (bytes, count) = (bytes + len, count + 1);
             let parts = last.get_or_insert_default();
-            match parts.last_mut().filter(|part| std::ptr::eq(part.region, region) && part.new.end == number) {
+            match parts.last_mut().filter(|part| std::ptr::eq(part.region, region) && part.new.end == number)
+            {
                 Some(part) => part.new.end = number + 1,
                 None => parts.push(Part { region, new: number..number + 1 }),
             }
@@ -203,7 +207,7 @@ impl Blocks {
 }
 
 // Reads chunks and calls `each` with the index and the bytes of each, in order.
-fn each_plain(
+pub(super) fn each_plain(
     source: &dyn Source,
     chunks: &[ChunkRef],
     each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,

@@ -170,7 +170,7 @@ impl<'e, 'a, 'n> Files<'e, 'a, 'n> {
                     self.spend(count)?;
                     let source = source.as_mut().ok_or_else(|| malformed(place, "a copy from no file"))?;
                     source
-                        .read(first, count, &mut |chunk| list.push(chunk))?
+                        .read(first, count, &mut |_, chunk| list.push(chunk))?
                         .ok_or_else(|| malformed(place, "a copy of more chunks than there are"))?;
                 }
                 Run::New { count } => {

@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use super::Edits;
 use super::align::{Piece, align};
-use super::orphans::{Region, between, orphans};
 use super::format::{Edit, Head, LastPath, PathCode, Run, What, uses_max};
+use super::orphans::{Region, between, orphans};
 use crate::codec;
 use crate::error::{Error, Result};
 use crate::id::{ChunkRef, NodeId};

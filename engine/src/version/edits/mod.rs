@@ -10,12 +10,14 @@ mod apply;
 mod format;
 mod make;
 mod orphans;
+mod paths;
 
 use crate::id::ChunkRef;
 
 pub use apply::apply_edits;
 pub use make::make_edits;
 pub use orphans::{Orphans, Region};
+pub use paths::edit_paths;
 
 /// The way from a base to a target.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

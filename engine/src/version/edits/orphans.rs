@@ -40,11 +40,7 @@ pub struct Orphans {
 }
 
 /// All that `drafts` leave behind, up to [`UPDATE_CHUNKS_MAX`] chunks. What was moved whole is not left behind.
-pub(super) fn orphans(
-    changes: &[Change],
-    drafts: &[Draft],
-    have: &Manifest<'_>,
-) -> Result<Vec<Orphans>> {
+pub(super) fn orphans(changes: &[Change], drafts: &[Draft], have: &Manifest<'_>) -> Result<Vec<Orphans>> {
     let moved: HashSet<FileOf<'_>> = (changes.iter().zip(drafts))
         .filter(|(_, draft)| matches!(draft, Draft::Whole(_)))
         .filter_map(|(change, _)| change.want.as_ref().and_then(Entry::file))
@@ -52,7 +48,8 @@ pub(super) fn orphans(
     let mut room = UPDATE_CHUNKS_MAX;
     let mut found = Vec::new();
     for (edit, (change, draft)) in (0..).zip(changes.iter().zip(drafts)) {
-        let Some(file) = change.have.as_ref().and_then(Entry::file).filter(|file| !moved.contains(file)) else {
+        let Some(file) = change.have.as_ref().and_then(Entry::file).filter(|file| !moved.contains(file))
+        else {
             continue;
         };
         let kept: &[Piece] = match draft {
@@ -66,7 +63,7 @@ pub(super) fn orphans(
             let count = (gap.end - gap.start).min(room);
             room -= count;
             let mut chunks = Vec::with_capacity(count as usize);
-            ranges.read(gap.start, count, &mut |chunk| {
+            ranges.read(gap.start, count, &mut |_, chunk| {
                 chunks.push(chunk);
                 Ok(())
             })?;
