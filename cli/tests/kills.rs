@@ -252,6 +252,41 @@ fn killed_over_and_over_over_http() {
 }
 
 #[test]
+fn a_mirror_goes_on_within_the_unit_where_the_first_source_died() {
+    let place = published();
+    place.report(&["mirror", "store", "copy"]);
+    let servers = ["store", "copy"].map(|store| Server::start(&place, store, &[]));
+    let port =
+        |server: &Server| server.address.rsplit_once(':').expect("a port").1.parse().expect("a number");
+    let proxies = servers.each_ref().map(|server| Proxy::start(port(server)));
+    let [first, second] = proxies.each_ref().map(|proxy| format!("http://127.0.0.1:{}", proxy.port));
+    let [first_server, _second_server] = servers;
+    let mut first_server = Some(first_server);
+    for (name, tree) in [("app@1", "v1"), ("app@2", "v2")] {
+        // The first from nothing and the second as an update, each with the first source dying on the way.
+        let server = first_server.take().expect("running");
+        proxies.iter().for_each(|proxy| drop(proxy.came()));
+        place.report(&["sync", &first, name, "plain"]);
+        let whole = proxies[0].came();
+        let args = ["sync", &*first, name, "dir", "--mirror", &*second, "--retries", "0", "--json"];
+        proxies[0].hold_after(whole / 3 + 777);
+        let child = place.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        proxies[0].held();
+        quiet(&place.path("dir"));
+        let address = server.kill();
+        proxies[0].cut();
+        let done = child.expect("it starts").wait_with_output().expect("it ends");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        place.assert_equal(tree, "dir");
+        let [before, after] = proxies.each_ref().map(Proxy::came);
+        assert!(before >= whole / 3 && after > whole / 3, "{name}: {before} and {after} of {whole}");
+        assert!(before + after < whole + UNIT, "{name}: {before} and {after} of {whole}");
+        proxies[0].hold_after(u64::MAX);
+        first_server = Some(Server::listen(&place, "store", &address, &[]));
+    }
+}
+
+#[test]
 fn killed_over_and_over_over_ssh() {
     let place = published();
     let Some((_sshd, port)) = sshd(&place) else { return };
