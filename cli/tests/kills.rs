@@ -265,7 +265,7 @@ fn a_mirror_goes_on_within_the_unit_where_the_first_source_died() {
     for (name, tree) in [("app@1", "v1"), ("app@2", "v2")] {
         // The first from nothing and the second as an update, each with the first source dying on the way.
         let server = first_server.take().expect("running");
-        proxies.iter().for_each(|proxy| drop(proxy.came()));
+        let _ = proxies.each_ref().map(Proxy::came);
         place.report(&["sync", &first, name, "plain"]);
         let whole = proxies[0].came();
         let args = ["sync", &*first, name, "dir", "--mirror", &*second, "--retries", "0", "--json"];
