@@ -2,7 +2,8 @@
 """Measures sync between machines over loopback beside rsync's daemon and nginx, in one run, interleaved.
 
 Usage: machines.py --floe BIN --out DIR [--runs 5] [--tmpfs /dev/shm] [--disk DIR]
-                   [--pair LABEL OLD NEW ...] [--only fresh pairs unchanged edit stream clients memory ssh]
+                   [--pair LABEL OLD NEW ...] [--only fresh pairs unchanged edit stream clients memory ssh kills]
+                   [--rate MB ...]
 
 Without --pair two published versions of PyPI `panda3d` are fetched with pip and two of npm `monaco-editor` with npm.
 Writes raw.csv (one row a run), summary.md and machine.txt into --out. Needs rsync, curl, nginx, taskset, diff; sshd for
@@ -12,6 +13,7 @@ import argparse, getpass, json, os, shutil, socket, subprocess, sys, tempfile, t
 from pathlib import Path
 
 from foundation import Bench, many_files, monaco, panda3d, random_file
+from kills import kills
 
 
 def free_port():
@@ -246,6 +248,7 @@ def main():
     parser.add_argument("--disk", default=tempfile.gettempdir())
     parser.add_argument("--pair", nargs=3, action="append", metavar=("LABEL", "OLD", "NEW"))
     parser.add_argument("--only", nargs="*")
+    parser.add_argument("--rate", nargs="*", type=float, default=[40.0], help="MB a second of the part `kills`")
     args = parser.parse_args()
     args.shown = [f"--runs {args.runs}", f"--only {' '.join(args.only or ['everything'])}"]
     args.old = args.new = None
@@ -268,6 +271,11 @@ def main():
                 bench.pair(label, old, new)
             if wanted("ssh") and bench.has("/usr/sbin/sshd"):
                 bench.pair(label, old, new, "ssh")
+            if wanted("kills"):
+                for rate in args.rate:
+                    for scheme in ("http", "ssh"):
+                        if scheme == "http" or bench.has("/usr/sbin/sshd"):
+                            kills(bench, label, old, new, scheme, rate * 1e6)
         if wanted("unchanged"):
             bench.unchanged(pairs[0][1])
         if wanted("edit"):

@@ -469,7 +469,7 @@ fn a_full_disk_behind_standard_output_is_told_as_that() {
 }
 
 /// Flips a byte in the middle of every table of the store.
-fn corrupt(place: &Place, store: &str) {
+pub fn corrupt(place: &Place, store: &str) {
     let mut tables = 0;
     for entry in fs::read_dir(place.path(store).join("db")).expect("the database") {
         let path = entry.expect("an entry").path();

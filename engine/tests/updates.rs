@@ -105,7 +105,7 @@ fn world() -> World {
 fn a_stream_brings_what_is_lacking_in_order_and_arrives() {
     let World { store, have, want, .. } = world();
     for have in [Some(have), None, Some(want)] {
-        let ask = UpdateAsk { have, want, from_unit: 0 };
+        let ask = UpdateAsk { have, want, from_unit: 0, from_byte: 0 };
         let bytes = stream(&store, &ask).expect("a store that has both");
         let (edits, units) = received(&bytes, &ask).expect("own bytes");
         assert_eq!(arrive(&store, &ask, &edits.expect("from the start"), &units).expect("sound"), want);
@@ -126,7 +126,7 @@ fn a_stream_brings_what_is_lacking_in_order_and_arrives() {
 #[test]
 fn a_stream_goes_on_where_another_broke_off() {
     let World { store, have, want, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
     let whole = stream(&store, &ask).expect("a store that has both");
     let (edits, units) = received(&whole, &ask).expect("own bytes");
     let edits = edits.expect("from the start");
@@ -142,9 +142,40 @@ fn a_stream_goes_on_where_another_broke_off() {
         let joined = [&units[..from], &later].concat();
         assert_eq!(arrive(&store, &ask, &edits, &joined).expect("sound"), want);
     }
-    let beyond = UpdateAsk { from_unit: units.len() as u64 + 1, ..ask };
-    let error = make(&store, &beyond, &mut |_| Ok(())).expect_err("no such unit");
-    assert_eq!(error.class(), ErrorClass::Usage);
+    // Within a unit: what is here of it is put before the rest, and proven with it.
+    for (from, unit) in units.iter().enumerate() {
+        let len = unit.bytes().len();
+        for at in [1, 7, 47, 48, 49, len / 2, len - 1] {
+            let ask = UpdateAsk { from_unit: from as u64, from_byte: at as u64, ..ask };
+            let rest = stream(&store, &ask).expect("a store that has both");
+            let open = || UpdateReader::open(&rest[..], &ask, "the test").expect("own bytes");
+            assert!(header.continues(open().header()) && open().edits().is_none());
+            let (mut reader, mut came) = (open().with(unit.bytes()[..at].to_vec()), Vec::new());
+            let whole = reader.next_unit_kept(&mut |piece| {
+                came.extend_from_slice(piece);
+                Ok(())
+            });
+            assert_eq!(whole.expect("it fits").as_ref(), Some(unit));
+            assert_eq!(came, &unit.bytes()[at..]);
+            for kept in [vec![], unit.bytes()[..at - 1].to_vec(), vec![0; at], [unit.bytes(), &[0]].concat()]
+            {
+                let error = open().with(kept).next_unit().expect_err("another beginning");
+                assert!(matches!(error.class(), ErrorClass::Damaged | ErrorClass::Network), "{error}");
+            }
+        }
+    }
+    let last = units.len() as u64 - 1;
+    for (from_unit, from_byte) in [
+        (last + 2, 0),
+        (last + 1, 1),
+        (last, units[last as usize].bytes().len() as u64),
+        (0, u64::MAX),
+        (u64::MAX, u64::MAX),
+    ] {
+        let beyond = UpdateAsk { from_unit, from_byte, ..ask };
+        let error = make(&store, &beyond, &mut |_| panic!("nothing is given out")).expect_err("no such unit");
+        assert_eq!(error.class(), ErrorClass::Usage);
+    }
 }
 
 #[test]
@@ -153,7 +184,7 @@ fn a_store_that_lacks_a_version_makes_no_stream() {
     let nowhere = VersionId::of(b"nowhere");
     for (have, want) in [(Some(nowhere), want), (Some(have), nowhere), (None, nowhere)] {
         let mut given = 0;
-        let made = make(&store, &UpdateAsk { have, want, from_unit: 0 }, &mut |_| {
+        let made = make(&store, &UpdateAsk { have, want, from_unit: 0, from_byte: 0 }, &mut |_| {
             given += 1;
             Ok(())
         });
@@ -164,7 +195,7 @@ fn a_store_that_lacks_a_version_makes_no_stream() {
 #[test]
 fn what_the_store_lost_or_the_receiver_refuses_ends_the_stream() {
     let World { store, have, want, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
     let lame = MemStore::default();
     store
         .each_node(&mut |id| {
@@ -189,7 +220,7 @@ fn what_the_store_lost_or_the_receiver_refuses_ends_the_stream() {
 #[test]
 fn every_cut_and_every_flipped_bit_is_found() {
     let World { store, have, small, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0 };
     let bytes = stream(&store, &ask).expect("a store that has both");
     assert!(bytes.len() < 600, "{} bytes", bytes.len());
     let outcome = |bytes: &[u8]| {
@@ -220,13 +251,14 @@ fn every_cut_and_every_flipped_bit_is_found() {
 #[test]
 fn an_answer_to_another_question_is_refused() {
     let World { store, have, want, small } = world();
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
     let bytes = stream(&store, &ask).expect("a store that has both");
     for other in [
         UpdateAsk { have: None, ..ask },
         UpdateAsk { have: Some(small), ..ask },
         UpdateAsk { want: small, ..ask },
         UpdateAsk { from_unit: 1, ..ask },
+        UpdateAsk { from_byte: 1, ..ask },
     ] {
         let refused = UpdateReader::open(&bytes[..], &other, "the test").map(drop);
         assert!(refused.is_err_and(|error| error.to_string().ends_with("it answers another question")));
@@ -253,7 +285,7 @@ impl Read for Dripping<'_> {
 #[test]
 fn a_reader_takes_what_comes_and_says_why_it_ends() {
     let World { store, have, small, .. } = world();
-    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want: small, from_unit: 0, from_byte: 0 };
     let bytes = stream(&store, &ask).expect("a store that has both");
     let mut reader = UpdateReader::open(Dripping(&bytes), &ask, "the test").expect("own bytes");
     assert!(
@@ -304,7 +336,7 @@ fn a_small_edit_of_a_huge_tree_costs_its_own_bytes() {
     let in_huge = files(edited, None);
     let in_small = files(huge, Some(keep(&store, plain(3))));
     for (want, chunks) in [(in_huge, 2), (in_small, 1)] {
-        let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+        let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
         let bytes = stream(&store, &ask).expect("a store that has both");
         let (edits, units) = received(&bytes, &ask).expect("own bytes");
         let content: usize = units.iter().flat_map(|unit| unit.frames()).map(|frame| frame.at.len()).sum();

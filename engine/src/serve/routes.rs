@@ -302,6 +302,7 @@ async fn update(ask: Ask) -> Answer {
         have: update.have.as_deref().map(version_of).transpose()?,
         want: version_of(&update.want)?,
         from_unit: update.from_unit,
+        from_byte: update.from_byte,
     };
     let none = || Refused::not_found(format!("update to version {}", wanted.want));
     if update.format < UPDATE_FORMAT {

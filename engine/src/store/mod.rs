@@ -67,8 +67,10 @@ pub struct UpdateAsk {
     pub have: Option<VersionId>,
     /// The target.
     pub want: VersionId,
-    /// The first unit to send. The edits are sent only with unit 0.
+    /// The first unit to send. The edits are sent only with the first byte of unit 0.
     pub from_unit: u64,
+    /// Bytes of the first unit that are here already: it is sent without them.
+    pub from_byte: u64,
 }
 
 /// A chunk on its way into a store.

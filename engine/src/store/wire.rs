@@ -130,8 +130,11 @@ pub(crate) struct UpdateJson {
     /// The base, or nothing at all.
     pub have: Option<String>,
     pub want: String,
-    /// Units before this one are not sent, and neither are the edits unless it is 0.
+    /// Units before this one are not sent, and neither are the edits unless this and `from_byte` are 0.
     pub from_unit: u64,
+    /// Bytes of the first unit that are not sent.
+    #[serde(default)]
+    pub from_byte: u64,
     /// Highest update format that the client reads.
     pub format: u32,
 }

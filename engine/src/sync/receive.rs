@@ -1,8 +1,9 @@
 //! The receiving side of an update: its units go into the replica's arrivals as they come, its edits make the nodes.
 //!
-//! Each unit is proven to be whole before it is kept, and each chunk is named by its own content. That they are the
-//! right ones is proven by the version that the edits arrive at. What the source does wrong here costs time alone: the
-//! caller goes on with the walk, and uses what has arrived. What breaks off is kept, and continued by the next run.
+//! What comes is kept at once, to the byte; each unit is proven to be whole before it is used, and each chunk is named
+//! by its own content. That they are the right ones is proven by the version that the edits arrive at. What the source
+//! does wrong here costs time alone: the caller goes on with the walk, and uses what has arrived. Where it breaks off,
+//! within a unit too, this run or the next continues.
 
 use std::io::Read;
 
@@ -15,11 +16,13 @@ use crate::store::{Source, UpdateAsk};
 use crate::tree::{Arrivals, Replica, Stage};
 use crate::version::{Manifest, NodeSink, NodeSource, Totals, apply_edits};
 
-use super::stream::{Unit, UpdateHeader, UpdateReader};
+use super::stream::{UNIT_RECORD_LEN_MAX, Unit, UpdateHeader, UpdateReader};
 use super::wire::Counted;
 
-// So many streams may break off one after the other without a single new unit.
+// So many streams may break off one after the other, or not fit what is here, without a single new unit.
 const IDLE_MAX: u32 = 3;
+// Bytes of a unit that are worth a stream.
+const WORTH: u64 = 64 << 10;
 
 /// An update to be received.
 pub(super) struct Update<'a> {
@@ -38,7 +41,7 @@ struct Received {
     // In order, as the edits count them.
     chunks: Vec<ChunkRef>,
     bytes: u64,
-    // The first unit that is not here, and where it belongs in the log.
+    // The first unit that is not wholly here, and where it belongs in the log. All behind is the beginning of it.
     next: u64,
     end: u64,
 }
@@ -50,6 +53,15 @@ impl Received {
 
     fn is_complete(&self) -> bool {
         self.next == self.header.units
+    }
+
+    // Bytes of the next unit.
+    fn partial(&self) -> u64 {
+        self.arrivals.len().saturating_sub(self.end)
+    }
+
+    fn drop_partial(&self, replica: &Replica) -> Result<()> {
+        if self.arrivals.len() == self.end { Ok(()) } else { self.arrivals.cut(replica, self.end) }
     }
 }
 
@@ -87,25 +99,26 @@ impl Update<'_> {
         Ok(received.map(|received| received.arrivals))
     }
 
-    fn ask(&self, from_unit: u64) -> UpdateAsk {
-        UpdateAsk { have: Some(self.have), want: self.want, from_unit }
+    fn ask(&self, from_unit: u64, from_byte: u64) -> UpdateAsk {
+        UpdateAsk { have: Some(self.have), want: self.want, from_unit, from_byte }
     }
 
-    // What an earlier run left of this very update. What is not intact, and all that follows, is cut off.
+    // What an earlier run left of this very update. What is not intact, and all that follows, is cut off; the beginning
+    // of a unit stays.
     fn resume(&self, replica: &Replica) -> Result<Option<Received>> {
         if !Arrivals::exist(replica)? {
             return Ok(None);
         }
         let arrivals = Arrivals::open(replica)?;
         let place = format!("`{}`", replica.dir().display());
-        let opened = UpdateReader::open(arrivals.reader(), &self.ask(0), &place);
+        let opened = UpdateReader::open(arrivals.reader(), &self.ask(0, 0), &place);
         let Ok((header, head_len)) = opened.map(|log| (*log.header(), log.head().len() as u64)) else {
             Arrivals::discard(replica)?;
             return Ok(None);
         };
         let mut received = Received::new(header, arrivals, head_len);
         let feed = |arrivals: &Arrivals, push: &mut PushUnit<'_>| {
-            let mut log = UpdateReader::open(arrivals.reader(), &self.ask(0), &place)?;
+            let mut log = UpdateReader::open(arrivals.reader(), &self.ask(0, 0), &place)?;
             let mut at = head_len;
             while log.next_index() < header.units {
                 check(self.progress)?;
@@ -117,11 +130,16 @@ impl Update<'_> {
             }
             Ok(())
         };
-        match self.add_all(replica, &mut received, &place, feed) {
-            Ok(()) => {}
+        let is_prefix = match self.add_all(&mut received, &place, feed) {
+            Ok(()) => false,
+            // Where the log ends.
+            Err(Error::Network { .. }) => received.partial() < UNIT_RECORD_LEN_MAX as u64,
             // Where the intact part ends.
-            Err(error) if is_of_source(&error) || matches!(error, Error::Network { .. }) => {}
+            Err(error) if is_of_source(&error) => false,
             Err(error) => return Err(error),
+        };
+        if !is_prefix {
+            received.drop_partial(replica)?;
         }
         Ok(Some(received))
     }
@@ -131,16 +149,26 @@ impl Update<'_> {
         let mut idle = 0;
         let mut restarted = false;
         loop {
-            let from = received.as_ref().map_or(0, |received| received.next);
             if received.as_ref().is_some_and(Received::is_complete) {
                 return Ok(());
             }
-            let ask = self.ask(from);
-            let Some(stream) = self.source.update(&ask)? else { return Ok(()) };
-            self.progress.phase(Phase::Fetch, None);
+            let from = received.as_ref().map_or(0, |received| received.next);
+            let kept = match received.as_ref().map(|received| received.arrivals.tail(received.end)) {
+                Some(Ok(kept)) => kept,
+                _ => Vec::new(),
+            };
+            let from_byte = kept.len() as u64;
+            let ask = self.ask(from, from_byte);
             let place = self.source.place();
-            let opened = UpdateReader::open(stream, &ask, &place);
-            let taken = opened.and_then(|mut stream| {
+            let opened = match self.source.update(&ask) {
+                Ok(Some(stream)) => UpdateReader::open(stream, &ask, &place),
+                Ok(None) => return Ok(()),
+                Err(error) if from_byte > 0 && is_of_source(&error) => Err(error),
+                Err(error) => return Err(error),
+            };
+            self.progress.phase(Phase::Fetch, None);
+            let taken = opened.and_then(|stream| {
+                let mut stream = stream.with(kept);
                 let other = |here: &Received| !here.header.continues(stream.header());
                 if received.as_ref().is_some_and(other) {
                     if std::mem::replace(&mut restarted, true) {
@@ -156,9 +184,17 @@ impl Update<'_> {
                 };
                 self.take(replica, here, &mut stream)
             });
-            let next = received.as_ref().map_or(0, |received| received.next);
+            let (next, partial) = received.as_ref().map_or((0, 0), |here| (here.next, here.partial()));
             idle = match taken {
                 Err(Error::Network { .. }) if next > from => 0,
+                Err(Error::Network { .. }) if partial >= from_byte + WORTH => idle,
+                // Not the unit that this is the beginning of, or it was damaged here. It is asked for whole.
+                Err(error)
+                    if from_byte > 0 && next == from && is_of_source(&error) && idle + 1 < IDLE_MAX =>
+                {
+                    received.as_ref().map_or(Ok(()), |here| here.drop_partial(replica))?;
+                    idle + 1
+                }
                 // If the source is gone the walk will say so; what has arrived stays for the next run.
                 Err(error @ Error::Network { .. }) if idle + 1 == IDLE_MAX => {
                     self.progress.notice(Notice::UpdateIgnored { what: error.to_string() });
@@ -181,32 +217,35 @@ impl Update<'_> {
         Ok(Received::new(*stream.header(), arrivals, end))
     }
 
-    // Takes units to the end of the stream, or to where it breaks off. A unit is in the log before it is opened, so
-    // that whatever stops this loses at most the one that is being read.
+    // Takes units to the end of the stream, or to where it breaks off. What comes is in the log before it is looked at,
+    // so that whatever stops this loses no more than what was on its way.
     fn take<R: Read + Send>(
         &self,
         replica: &Replica,
         received: &mut Received,
         stream: &mut UpdateReader<R>,
     ) -> Result<()> {
+        let mut at = received.end;
         let feed = |arrivals: &Arrivals, push: &mut PushUnit<'_>| {
             loop {
                 check(self.progress)?;
-                let Some(unit) = stream.next_unit()? else { return Ok(()) };
-                let at = arrivals.append(replica, unit.bytes())?;
-                let len = unit.bytes().len() as u64;
+                let unit = stream.next_unit_kept(&mut |piece| {
+                    self.progress.advance(piece.len() as u64);
+                    arrivals.append(replica, piece).map(drop)
+                })?;
+                let Some(unit) = unit else { return Ok(()) };
+                let (from, len) = (at, unit.bytes().len() as u64);
+                at += len;
                 self.source.count_chunks(unit.frames().len() as u64);
-                self.progress.advance(len);
-                push((unit, at), len)?;
+                push((unit, from), len)?;
             }
         };
-        self.add_all(replica, received, &self.source.place(), feed)
+        self.add_all(received, &self.source.place(), feed)
     }
 
-    // Names the chunks of all units that `feed` pushes. The log ends with the last one that is good.
+    // Names the chunks of all units that `feed` pushes.
     fn add_all(
         &self,
-        replica: &Replica,
         received: &mut Received,
         place: &str,
         feed: impl FnOnce(&Arrivals, &mut PushUnit<'_>) -> Result<()> + Send,
@@ -224,11 +263,7 @@ impl Update<'_> {
             (*next, *end) = (*next + 1, named.end);
             Ok(())
         };
-        let added = pushed(self.flow, |push| feed(arrivals, push), work, drain);
-        if arrivals.len() != *end {
-            arrivals.cut(replica, *end)?;
-        }
-        added
+        pushed(self.flow, |push| feed(arrivals, push), work, drain)
     }
 
     fn bound(&self, chunks: u64, bytes: u64, place: &str) -> Result<()> {
@@ -249,7 +284,7 @@ impl Update<'_> {
     fn apply(&self, stage: &Stage<'_>, received: &Received) -> Result<()> {
         let nodes = stage.replica().nodes();
         let place = self.source.place();
-        let log = UpdateReader::open(received.arrivals.reader(), &self.ask(0), &place)?;
+        let log = UpdateReader::open(received.arrivals.reader(), &self.ask(0, 0), &place)?;
         let base = Manifest::open(nodes, self.have)?;
         let edits = log.edits().unwrap_or_default();
         let found = apply_edits(edits, Some(&base), &received.chunks, &mut Nodes(stage), &place)?;

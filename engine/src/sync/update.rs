@@ -156,6 +156,7 @@ impl Job<'_> {
         progress.phase(Phase::Plan, None);
         let mut put = |id, bytes| stage.put_node(id, bytes);
         copy_nodes(counted, stage.replica().nodes(), (want.root(), root.to_vec()), &mut put)?;
+        stage.keep_nodes()?;
         Wanted::read_claimed(stage.replica(), stage.replica().nodes(), want, &mut survey, options, progress)?;
         let wanted = {
             let nodes = stage.replica().nodes();

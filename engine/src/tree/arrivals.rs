@@ -64,6 +64,13 @@ impl Arrivals {
         Reader { file: &self.file, at: 0 }
     }
 
+    /// All that is in it from `at` on.
+    pub fn tail(&self, at: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        Reader { file: &self.file, at }.take(self.len().saturating_sub(at)).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    }
+
     /// Adds `bytes` at the end; returns where they begin. For one thread at a time.
     pub fn append(&self, replica: &Replica, bytes: &[u8]) -> Result<u64> {
         let at = self.len();
@@ -146,6 +153,9 @@ mod tests {
             assert!(log.contains(&id) && log.frame(&id).is_none());
         }
         assert_eq!(log.frame(&id).expect("there").as_bytes(), b"\0frame");
+        for (at, tail) in [(0, &b"abc\0framerest"[..]), (9, b"rest"), (13, b""), (99, b"")] {
+            assert_eq!(log.tail(at).expect("read"), tail);
+        }
         drop(log);
 
         let log = Arrivals::open(&replica).expect("opens");

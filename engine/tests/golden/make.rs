@@ -285,17 +285,21 @@ fn edits() -> Vec<u8> {
 fn update() -> Vec<u8> {
     let (store, base, want) = edited();
     let mut bytes = Vec::new();
-    let made = stream::make(&store, &UpdateAsk { have: Some(base), want, from_unit: 0 }, &mut |piece| {
-        bytes.extend(piece);
-        Ok(())
-    });
+    let made = stream::make(
+        &store,
+        &UpdateAsk { have: Some(base), want, from_unit: 0, from_byte: 0 },
+        &mut |piece| {
+            bytes.extend(piece);
+            Ok(())
+        },
+    );
     assert!(made.expect("in memory"));
     bytes
 }
 
 fn unit() -> Vec<u8> {
     let (bytes, (_, have, want)) = (update(), edited());
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0 };
     let mut reader = UpdateReader::open(&bytes[..], &ask, "memory").expect("own bytes");
     reader.next_unit().expect("own bytes").expect("a unit").bytes().to_vec()
 }

@@ -18,7 +18,7 @@ pub type Chunks = Vec<Chunk>;
 pub type InnerChunks = (u8, Vec<(Hash, u64, u64)>);
 pub type Name = (Hash, u64, u64);
 /// Base and target, the edits' length plain and sent and their hash, units, first unit.
-pub type UpdateHeader = (Option<Hash>, Hash, u64, u64, Hash, u64, u64);
+pub type UpdateHeader = (Option<Hash>, Hash, u64, u64, Hash, u64, u64, u64);
 /// Number, lengths of chunks and frames, frames.
 pub type UpdateUnit = (u64, Vec<(u32, u32)>, Vec<u8>);
 pub type UpdateEnd = (Hash, u64);

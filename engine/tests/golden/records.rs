@@ -256,11 +256,11 @@ fn updates() {
 
     let bytes = record("update.bin");
     let (header, rest) = bytes.split_at(48 + usize::from(bytes[8]));
-    let (have, want, len, zlen, hash, units, from_unit): mirror::UpdateHeader =
+    let (have, want, len, zlen, hash, units, from_unit, from_byte): mirror::UpdateHeader =
         Words::filed(header, 0x14).only();
     assert_eq!((have, want), (Some(*ids[0].as_bytes()), *ids[1].as_bytes()));
     assert_eq!((len, hash), (edits.len() as u64, *blake3::hash(&edits).as_bytes()));
-    assert_eq!((units, from_unit), (1, 0));
+    assert_eq!((units, from_unit, from_byte), (1, 0, 0));
     let (packed, rest) = rest.split_at(zlen as usize);
     assert_eq!(zstd::bulk::decompress(packed, edits.len()).expect("a frame of zstd"), edits);
     let unit = record("update-unit.bin");
@@ -274,7 +274,7 @@ fn updates() {
 
     let (store, base, target) = make::edited();
     assert_eq!([base, target], ids);
-    let ask = UpdateAsk { have: Some(base), want: target, from_unit: 0 };
+    let ask = UpdateAsk { have: Some(base), want: target, from_unit: 0, from_byte: 0 };
     let mut reader = UpdateReader::open(&bytes[..], &ask, "testdata").expect("a stream");
     let unit = reader.next_unit().expect("a stream").expect("a unit");
     let new: Vec<_> = unit.chunks("testdata").map(|chunk| chunk.expect("a chunk").to_ref()).collect();

@@ -194,6 +194,7 @@ impl Source for RemoteStore {
             have: ask.have.map(|have| have.to_string()),
             want: ask.want.to_string(),
             from_unit: ask.from_unit,
+            from_byte: ask.from_byte,
             format: UPDATE_FORMAT,
         };
         let request =

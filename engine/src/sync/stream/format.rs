@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::codec::Kind;
+use crate::codec::{FILED_HEADER_LEN, Kind};
 use crate::error::Error;
 use crate::id::{ChunkRef, VersionId};
 use crate::limits::{UNIT_BYTES_MAX, UNIT_CHUNKS_MAX};
@@ -17,6 +17,8 @@ pub(super) const STREAM: &str = "update stream";
 pub(super) const SMALL_LEN_MAX: usize = 1 << 10;
 /// Most bytes of a unit's body: its frames, and for each two lengths.
 pub(super) const UNIT_LEN_MAX: usize = UNIT_BYTES_MAX as usize + UNIT_CHUNKS_MAX * (1 + 5 + 5) + 64;
+/// Most bytes of a unit as sent.
+pub const UNIT_RECORD_LEN_MAX: usize = FILED_HEADER_LEN + UNIT_LEN_MAX;
 
 /// zstd's window in the frame of the edits, as a power of two: what a reader sets aside before it knows more.
 pub(super) const EDITS_WINDOW_LOG_MAX: u32 = 23;
@@ -36,11 +38,18 @@ pub struct UpdateHeader {
     pub edits_hash: [u8; 32],
     /// Units of the whole update.
     pub units: u64,
-    /// The first unit in this stream. The edits are in it only if this is 0.
+    /// The first unit in this stream. The edits are in it only if this and `from_byte` are 0.
     pub from_unit: u64,
+    /// Bytes that the first unit lacks at its beginning.
+    pub from_byte: u64,
 }
 
 impl UpdateHeader {
+    /// The edits follow it.
+    pub(super) fn brings_edits(&self) -> bool {
+        (self.from_unit, self.from_byte) == (0, 0)
+    }
+
     /// Both are of one update: what was received of one can be continued with the other.
     pub fn continues(&self, other: &UpdateHeader) -> bool {
         let key = |header: &Self| (header.have, header.want, header.edits_hash, header.units);

@@ -15,7 +15,7 @@ const LONG: usize = 256 << 10;
 
 /// Makes the stream that `ask` asks for and gives it to `out` piece by piece, none much longer than a unit. False, with
 /// nothing given out, if there is none: `source` lacks a version, or the update is beyond the limits of a stream.
-/// A first unit beyond the last is [`Error::Usage`].
+/// A first unit beyond the last, or a first byte beyond that unit's, is [`Error::Usage`].
 ///
 /// Besides the edits and the list of new chunks it holds about one unit. Frames are sent as the store holds them.
 pub fn make(
@@ -33,11 +33,23 @@ pub fn make(
     };
     let Some(Edits { bytes, new }) = make_edits(have.as_ref(), &want)? else { return Ok(false) };
     let count = units(&new).count() as u64;
+    let beyond = |what: String, reason: String| Err(Error::Usage { what, reason });
     if ask.from_unit > count {
-        return Err(Error::Usage {
-            what: format!("unit {} of an update", ask.from_unit),
-            reason: format!("it has {count}"),
-        });
+        return beyond(format!("unit {} of an update", ask.from_unit), format!("it has {count}"));
+    }
+    let mut all = (0..).zip(units(&new)).skip_while(|(index, _)| *index < ask.from_unit);
+    let mut rest = None;
+    if ask.from_byte > 0 {
+        let mut first = match all.next() {
+            Some((index, chunks)) => unit(source, index, chunks)?,
+            None => Vec::new(),
+        };
+        if ask.from_byte >= first.len() as u64 {
+            let what = format!("byte {} of unit {} of an update", ask.from_byte, ask.from_unit);
+            return beyond(what, format!("it has {}", first.len()));
+        }
+        first.drain(..ask.from_byte as usize);
+        rest = Some(first);
     }
     let level = if bytes.len() > LONG { LEVEL_LONG } else { LEVEL };
     let packed = zstd::bulk::compress(&bytes, level).map_err(|cause| Error::Io {
@@ -53,13 +65,15 @@ pub fn make(
         edits_hash: *blake3::hash(&bytes).as_bytes(),
         units: count,
         from_unit: ask.from_unit,
+        from_byte: ask.from_byte,
     };
     drop(bytes);
     out(encode_filed(HEADER, &header))?;
-    if ask.from_unit == 0 {
+    if header.brings_edits() {
         out(packed)?;
     }
-    for (index, chunks) in (0..).zip(units(&new)).skip_while(|(index, _)| *index < ask.from_unit) {
+    rest.map_or(Ok(()), &mut *out)?;
+    for (index, chunks) in all {
         out(unit(source, index, chunks)?)?;
     }
     out(encode_filed(END, &EndRecord { want: ask.want, units: count }))?;

@@ -9,7 +9,7 @@ mod format;
 mod make;
 mod read;
 
-pub use format::UpdateHeader;
+pub use format::{UNIT_RECORD_LEN_MAX, UpdateHeader};
 pub use make::make;
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;

@@ -18,6 +18,9 @@ use crate::limits::{
 };
 use crate::store::UpdateAsk;
 
+// What is read at once.
+const PIECE_LEN: usize = 64 << 10;
+
 /// Reads an update stream, or the log of one that was received so far.
 pub struct UpdateReader<R> {
     from: R,
@@ -26,33 +29,43 @@ pub struct UpdateReader<R> {
     // Header and compressed edits as received.
     head: Vec<u8>,
     edits: Option<Vec<u8>>,
+    // Of the next unit, what came before this stream.
+    kept: Vec<u8>,
     next: u64,
     ended: bool,
     bytes_read: u64,
 }
 
 impl<R: Read> UpdateReader<R> {
-    /// Reads the header and, where the stream begins at unit 0, the edits. A stream that answers another question
-    /// than `ask` is an error.
+    /// Reads the header and, where the stream begins with them, the edits. A stream that answers another question
+    /// than `ask` is an error. One that begins within a unit goes on [`UpdateReader::with`] what is here of it.
     ///
     /// A stream that ends early is [`Error::Network`] here and in [`UpdateReader::next_unit`], as is any failure to
     /// read; whatever breaks the format is of the class of damaged things.
     pub fn open(mut from: R, ask: &UpdateAsk, place: &str) -> Result<Self> {
         let mut head = Vec::new();
-        read_record(&mut from, HEADER, SMALL_LEN_MAX, &mut head, place)?;
+        read_record(&mut from, HEADER, SMALL_LEN_MAX, &mut head, place, &mut |_| Ok(()))?;
         let header: UpdateHeader = decode(HEADER, &head, SMALL_LEN_MAX, place)?;
-        if (header.have, header.want, header.from_unit) != (ask.have, ask.want, ask.from_unit) {
+        let UpdateHeader { have, want, from_unit, from_byte, .. } = header;
+        if (UpdateAsk { have, want, from_unit, from_byte }) != *ask {
             return Err(malformed(place, "it answers another question"));
         }
         check(&header, place)?;
         let mut edits = None;
-        if header.from_unit == 0 {
+        if header.brings_edits() {
             let start = head.len();
-            append(&mut from, header.edits_zlen, &mut head, place)?;
+            append(&mut from, header.edits_zlen, &mut head, place, &mut |_| Ok(()))?;
             edits = Some(unpack(&header, head.get(start..).unwrap_or_default(), place)?);
         }
         let (next, bytes_read) = (header.from_unit, head.len() as u64);
-        Ok(Self { from, place: place.to_owned(), header, head, edits, next, ended: false, bytes_read })
+        let place = place.to_owned();
+        Ok(Self { from, place, header, head, edits, kept: Vec::new(), next, ended: false, bytes_read })
+    }
+
+    /// Puts `kept` before what comes next: the bytes of the first unit that the stream was asked to leave out.
+    pub fn with(mut self, kept: Vec<u8>) -> Self {
+        self.kept = kept;
+        self
     }
 
     /// What the stream begins with.
@@ -72,14 +85,23 @@ impl<R: Read> UpdateReader<R> {
 
     /// The next unit, proven to be whole, or `None` once there was an end.
     pub fn next_unit(&mut self) -> Result<Option<Unit>> {
+        self.next_unit_kept(&mut |_| Ok(()))
+    }
+
+    /// The same; `keep` is given the unit's bytes piece by piece as they come, before they are proven.
+    pub fn next_unit_kept(&mut self, keep: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Option<Unit>> {
         if self.ended {
             return Ok(None);
         }
-        let mut bytes = Vec::new();
+        let mut bytes = std::mem::take(&mut self.kept);
+        let here = bytes.len();
         let at_end = self.next == self.header.units;
-        let (due, max) = if at_end { (END, SMALL_LEN_MAX) } else { (UNIT, UNIT_LEN_MAX) };
-        read_record(&mut self.from, due, max, &mut bytes, &self.place)?;
-        self.bytes_read += bytes.len() as u64;
+        if at_end {
+            read_record(&mut self.from, END, SMALL_LEN_MAX, &mut bytes, &self.place, &mut |_| Ok(()))?;
+        } else {
+            read_record(&mut self.from, UNIT, UNIT_LEN_MAX, &mut bytes, &self.place, keep)?;
+        }
+        self.bytes_read += (bytes.len() - here) as u64;
         if at_end {
             let end: EndRecord = decode(END, &bytes, SMALL_LEN_MAX, &self.place)?;
             if (end.want, end.units) != (self.header.want, self.header.units) {
@@ -181,9 +203,10 @@ impl Unit {
 #[cfg(feature = "testing")]
 pub(crate) fn asked(mut bytes: &[u8]) -> Result<UpdateAsk> {
     let (mut record, place) = (Vec::new(), "bytes");
-    read_record(&mut bytes, HEADER, SMALL_LEN_MAX, &mut record, place)?;
-    let UpdateHeader { have, want, from_unit, .. } = decode(HEADER, &record, SMALL_LEN_MAX, place)?;
-    Ok(UpdateAsk { have, want, from_unit })
+    read_record(&mut bytes, HEADER, SMALL_LEN_MAX, &mut record, place, &mut |_| Ok(()))?;
+    let UpdateHeader { have, want, from_unit, from_byte, .. } =
+        decode(HEADER, &record, SMALL_LEN_MAX, place)?;
+    Ok(UpdateAsk { have, want, from_unit, from_byte })
 }
 
 fn check(header: &UpdateHeader, place: &str) -> Result<()> {
@@ -219,18 +242,46 @@ fn decode<T: Encode + Decode<()>>(kind: Kind, bytes: &[u8], max: usize, place: &
     codec::decode_filed(kind, bytes, FILED_HEADER_LEN + max, place)
 }
 
-// A filed record with its header.
-fn read_record(from: &mut impl Read, kind: Kind, max: usize, bytes: &mut Vec<u8>, place: &str) -> Result<()> {
-    let mut header = [0; FILED_HEADER_LEN];
-    from.read_exact(&mut header).map_err(|source| broken(source, place))?;
-    bytes.extend_from_slice(&header);
-    append(from, codec::body_len(kind, &header, max, place)? as u64, bytes, place)
+// A filed record with its header, of which `bytes` may hold the beginning already.
+fn read_record(
+    from: &mut impl Read,
+    kind: Kind,
+    max: usize,
+    bytes: &mut Vec<u8>,
+    place: &str,
+    keep: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    append(from, FILED_HEADER_LEN.saturating_sub(bytes.len()) as u64, bytes, place, keep)?;
+    let header = bytes.first_chunk().ok_or_else(|| malformed(place, "a record without a header"))?;
+    let len = FILED_HEADER_LEN + codec::body_len(kind, header, max, place)?;
+    let rest = len.checked_sub(bytes.len());
+    let rest = rest.ok_or_else(|| malformed(place, "a record that is longer than it says"))?;
+    append(from, rest as u64, bytes, place, keep)
 }
 
 // Memory grows with what comes, not with what was claimed.
-fn append(from: &mut impl Read, len: u64, bytes: &mut Vec<u8>, place: &str) -> Result<()> {
-    let got = from.take(len).read_to_end(bytes).map_err(|source| broken(source, place))?;
-    if got as u64 == len { Ok(()) } else { Err(broken(io::ErrorKind::UnexpectedEof.into(), place)) }
+fn append(
+    from: &mut impl Read,
+    len: u64,
+    bytes: &mut Vec<u8>,
+    place: &str,
+    keep: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut piece = vec![0; PIECE_LEN.min(usize::try_from(len).unwrap_or(PIECE_LEN))];
+    let mut left = len;
+    while left > 0 {
+        let most = piece.len().min(usize::try_from(left).unwrap_or(PIECE_LEN));
+        let got = match from.read(piece.get_mut(..most).unwrap_or_default()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            other => other,
+        };
+        let came = piece.get(..got.map_err(|source| broken(source, place))?).unwrap_or_default();
+        bytes.extend_from_slice(came);
+        keep(came)?;
+        left -= came.len() as u64;
+    }
+    Ok(())
 }
 
 fn broken(source: io::Error, place: &str) -> Error {

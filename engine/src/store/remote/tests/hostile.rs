@@ -51,7 +51,7 @@ fn bind(store: &RemoteStore) -> Result<()> {
 }
 
 fn update(store: &RemoteStore) -> Result<()> {
-    let ask = UpdateAsk { have: None, want: crate::VersionId::of(b"x"), from_unit: 0 };
+    let ask = UpdateAsk { have: None, want: crate::VersionId::of(b"x"), from_unit: 0, from_byte: 0 };
     let Some(mut stream) = store.update(&ask)? else { return Ok(()) };
     let read = std::io::copy(&mut stream, &mut std::io::sink());
     read.map(drop).map_err(|error| Error::io("read", "stream", error))

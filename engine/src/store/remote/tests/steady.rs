@@ -259,7 +259,7 @@ fn an_update_that_broke_is_asked_of_the_next_source() {
     };
     let (first, second) = (stream("first", true), stream("second", false));
     let lacking = Peer::honest(Arc::default());
-    let ask = UpdateAsk { have: None, want: VersionId::of(b"x"), from_unit: 0 };
+    let ask = UpdateAsk { have: None, want: VersionId::of(b"x"), from_unit: 0, from_byte: 0 };
     let read = |store: &RemoteStore| {
         let Some(mut stream) = store.update(&ask).expect("answered") else { return "none".into() };
         let mut text = String::new();
