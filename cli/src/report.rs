@@ -177,6 +177,16 @@ fn class_name(class: ErrorClass) -> &'static str {
     }
 }
 
+// `place` names the store or the file, and has its path in quotes.
+fn lost_format(place: &str, condition: &str) -> String {
+    let path = place.split('`').nth(1).unwrap_or("STORE");
+    let store = path.strip_suffix("/FORMAT").unwrap_or(path);
+    format!(
+        "{condition}`floe verify {store} --repair SOURCE` writes it anew from what the database says; so does, without a \
+         SOURCE, printf 'floe store 1\\n' > {store}/FORMAT"
+    )
+}
+
 fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
     if output::is_of_stdout(error) {
         return Some(unwritten(doing).to_owned());
@@ -211,9 +221,8 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
             SYNC_AGAIN.to_owned()
         }
         Error::Limit { what, .. } if is_of_replica(what) => SYNC_AGAIN.to_owned(),
-        Error::Malformed { kind: "store format", .. } => {
-            "put this file back from a copy of the store; the database beside it was not touched".to_owned()
-        }
+        Error::Malformed { kind: "store format", place, .. } => lost_format(place, "if no newer floe wrote it, "),
+        Error::Damaged { what, place, .. } if what == "file FORMAT" => lost_format(place, ""),
         Error::Damaged { what, .. } => damaged(what, doing).to_owned(),
         Error::Malformed { .. } | Error::Limit { .. } => damaged("", doing).to_owned(),
         Error::TooNew { .. } => "install a newer floe; this one has changed nothing".to_owned(),

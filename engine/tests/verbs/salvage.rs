@@ -35,16 +35,16 @@ fn trees() -> Vec<(&'static str, Tree)> {
 }
 
 /// A store of several versions, all of them there, with several tables of each kind.
-struct Scene {
+pub struct Scene {
     dir: TempDir,
-    good: MemStore,
+    pub good: MemStore,
     chunks: Vec<ChunkRef>,
     nodes: Vec<NodeId>,
     names: Vec<NameRecord>,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub fn new() -> Scene {
         Scene::of(&trees())
     }
 
@@ -96,7 +96,7 @@ impl Scene {
     }
 
     /// A copy of the store with other bytes in one file, or without it.
-    fn harmed(&self, file: &Path, bytes: Option<&[u8]>) -> PathBuf {
+    pub fn harmed(&self, file: &Path, bytes: Option<&[u8]>) -> PathBuf {
         let store = self.dir.path().join("harmed");
         wipe(&store);
         fs::create_dir_all(store.join("db")).expect("made");
@@ -127,7 +127,7 @@ impl Scene {
         )
     }
 
-    fn assert_whole(&self, store: &Path, context: &str) {
+    pub fn assert_whole(&self, store: &Path, context: &str) {
         let store = RocksStore::open_read_only(store).expect(context);
         assert_eq!(verify(&store).damage, [], "{context}");
         let all = (self.chunks.len(), self.nodes.len());
@@ -212,7 +212,7 @@ fn spots(len: usize) -> BTreeSet<usize> {
     even.chain(end).filter(|at| *at < len).collect()
 }
 
-fn salvaging(faults: Faults) -> RocksOptions {
+pub fn salvaging(faults: Faults) -> RocksOptions {
     RocksOptions { salvage: true, faults, ..RocksOptions::default() }
 }
 
@@ -257,6 +257,31 @@ fn files_that_are_gone_cut_or_empty_are_made_up_for() {
                 assert_replica(dir.path(), &tree);
             }
         }
+    }
+}
+
+#[test]
+fn a_rehash_mends_what_lies_in_damaged_blocks() {
+    let scene = Scene::new();
+    for families in [&["data"][..], &["node"], &["index"], &["data", "node", "index"]] {
+        let mut mended = 0;
+        for (_, tree) in trees() {
+            let path = scene.harmed(Path::new(""), None);
+            families.iter().for_each(|family| flip_tables(&scene, &path, family));
+            let options = PublishOptions { rehash: true, ..publishing() };
+            let dir = quick_tempdir();
+            tree.write_over(dir.path());
+            let store = RocksStore::open(&path, &RocksOptions::default()).expect("opens");
+            let done = floe::sync::publish(dir.path(), &store, &name("again@1"), &options, &Silent);
+            let done = done.unwrap_or_else(|error| panic!("{families:?}: {error:?}"));
+            mended += done.chunks_mended + done.nodes_mended;
+            drop(store);
+            let store = RocksStore::open_read_only(&path).expect("opens");
+            let to = quick_tempdir();
+            sync(&store, "again@1", to.path());
+            assert_replica(to.path(), &tree);
+        }
+        assert!(mended > 0, "{families:?}");
     }
 }
 
@@ -329,6 +354,12 @@ fn names_lost_with_what_they_need_come_back() {
             wipe(&path.join("db"));
         }
         let store = RocksStore::open(&path, &salvaging(Faults::default())).expect(context);
+        // No name is left to tell a copy by.
+        let left = repair_store(&store, &scene.good, &verifying(), &Silent).expect(context).damage;
+        assert!(left.iter().any(|damage| damage.what == "list of names"), "{context}: {left:?}");
+        assert_eq!(store.names(None).expect(context), [], "{context}");
+        let one = [name("tool@1")];
+        mirror(&scene.good, &store, &one, &MirrorOptions::default(), &Silent).expect(context);
         let source = RocksStore::open_read_only(&poor).expect(context);
         let left = repair_store(&store, &source, &verifying(), &Silent).expect(context).damage;
         assert!(left.iter().any(|damage| damage.what.starts_with("name `")), "{context}: {left:?}");
@@ -366,6 +397,36 @@ fn only_a_copy_of_the_store_says_which_names_were_lost() {
     let options = VerifyOptions { accept_loss: true, ..verifying() };
     let told = repair_store(&store, &other, &options, &Silent).expect("it ends").damage;
     assert_eq!((told, names(&store), store.names_lost().expect("read")), (vec![], 1, false));
+}
+
+#[test]
+fn without_a_name_left_a_source_is_taken_only_when_loss_is_accepted() {
+    let scene = Scene::new();
+    let path = scene.harmed(Path::new(""), None);
+    wipe(&path.join("db"));
+    let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("made anew");
+    for (accept_loss, names) in [(false, 0), (false, 0), (true, NAMES.len())] {
+        let options = VerifyOptions { accept_loss, ..verifying() };
+        let told = repair_store(&store, &scene.good, &options, &Silent).expect("it ends").damage;
+        assert_eq!(told.iter().any(|damage| damage.what == "list of names"), !accept_loss, "{told:?}");
+        assert_eq!(store.names(None).expect("names").len(), names);
+        assert_eq!(store.names_lost().expect("read"), !accept_loss);
+        assert_eq!(path.join("db-damaged").exists(), !accept_loss);
+    }
+    drop(store);
+    scene.assert_whole(&path, "after");
+    // The versions that are here tell a copy, too.
+    let path = scene.harmed(Path::new(""), None);
+    flip_tables(&scene, &path, "meta");
+    let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("made anew");
+    let part = MemStore::default();
+    mirror(&scene.good, &part, &[name("game@1"), name("game@2")], &MirrorOptions::default(), &Silent)
+        .expect("mirrored");
+    for (source, doubted, names) in [(&part, true, 0), (&scene.good, false, NAMES.len())] {
+        let told = repair_store(&store, source, &verifying(), &Silent).expect("it ends").damage;
+        assert_eq!(told.iter().any(|damage| damage.reason.contains("has no name for version")), doubted);
+        assert_eq!(store.names(None).expect("names").len(), names);
+    }
 }
 
 // The version of an empty directory.
