@@ -301,6 +301,42 @@ fn an_index_is_made_from_frames_alone() {
 }
 
 #[test]
+fn damage_in_many_tables_hides_nothing_that_can_be_read() {
+    let many = |n: u64| {
+        let file = |at: u64| (format!("many/{}", at * n), Item::text(&format!("content {}", at * n)));
+        (0..3_000).map(file).fold(Tree::default(), |tree, (path, item)| tree.with(&path, item))
+    };
+    let scene = Scene::of(&[("game@1", many(1)), ("game@2", many(10_007))]);
+    for family in ["node", "index", "data"] {
+        for share in [2, 5] {
+            let path = scene.harmed(Path::new(""), None);
+            let mark = format!("name{family}").into_bytes();
+            for file in scene.files() {
+                let mut bytes = fs::read(&file).expect("read");
+                if bytes.windows(mark.len()).any(|window| window == mark) {
+                    let at = bytes.len() / share;
+                    bytes[at] ^= 1;
+                    let target = path.join("db").join(kind_of(&file));
+                    fs::remove_file(&target).expect("removed");
+                    fs::write(&target, bytes).expect("written");
+                }
+            }
+            let before = scene.readable(&RocksStore::open_read_only(&path).expect("opens"));
+            let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("opens");
+            let after = scene.readable(&store);
+            let context = format!(
+                "{family} at 1/{share}: {} of {}, {} of {}",
+                after.0.len(),
+                before.0.len(),
+                after.1.len(),
+                before.1.len()
+            );
+            assert!(after.0.is_superset(&before.0) && after.1.is_superset(&before.1), "{context}");
+        }
+    }
+}
+
+#[test]
 fn a_poor_source_leaves_the_rest_told_and_the_old_database_beside() {
     let scene = Scene::new();
     let path = scene.harmed(Path::new(""), None);
