@@ -332,6 +332,15 @@ fn things_that_cannot_be_done() {
             "#]],
         },
         Row {
+            before: |place| {
+                synced(place);
+                std::fs::remove_file(place.path("store/FORMAT")).expect("removed");
+            },
+            args: &["verify", "store"],
+            exit: 4,
+            stderr: expect![[r#""#]],
+        },
+        Row {
             before: |place| place.write("store/FORMAT", "something else"),
             args: &["log", "--store", "store"],
             exit: 4,

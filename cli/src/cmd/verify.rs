@@ -80,6 +80,7 @@ pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
         things: found.damage.len() as u64,
         place: args.place.clone(),
         repairing: source.is_some(),
+        doubt: found.damage.iter().any(|damage| damage.what == "list of names"),
     })
 }
 

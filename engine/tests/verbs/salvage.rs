@@ -6,7 +6,7 @@ use floe::content::CutParams;
 use floe::store::{NameRecord, RocksOptions, RocksStore};
 use floe::sync::{MirrorOptions, list, mirror, repair_store};
 use floe::testing::conformance::{nodes_in, read, read_nodes};
-use floe::version::{EntryKind, Manifest, ManifestBuilder, NodeSink};
+use floe::version::{EntryKind, Manifest, ManifestBuilder, Node, NodeSink};
 use floe::{ChunkRef, ErrorClass, NodeId, Result};
 
 use super::*;
@@ -125,6 +125,19 @@ impl Scene {
             there(chunks.iter().map(Option::is_some).collect()),
             there(nodes.iter().map(Option::is_some).collect()),
         )
+    }
+
+    /// The nodes that names lead to through `readable` ones: below another, nobody knows what there was.
+    fn reached(&self, readable: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let mut reached = BTreeSet::new();
+        let mut todo: Vec<_> = self.names.iter().map(|record| record.version.root()).collect();
+        while let Some(id) = todo.pop() {
+            if readable.contains(&id) && reached.insert(id) {
+                let bytes = read_nodes(&self.good, &[id]).expect("read").swap_remove(0).expect("there");
+                todo.extend(Node::open(id, &bytes, "good").expect("sound").children());
+            }
+        }
+        reached
     }
 
     pub fn assert_whole(&self, store: &Path, context: &str) {
@@ -273,7 +286,15 @@ fn a_rehash_mends_what_lies_in_damaged_blocks() {
             tree.write_over(dir.path());
             let store = RocksStore::open(&path, &RocksOptions::default()).expect("opens");
             let done = floe::sync::publish(dir.path(), &store, &name("again@1"), &options, &Silent);
-            let done = done.unwrap_or_else(|error| panic!("{families:?}: {error:?}"));
+            let done = match done {
+                // A compaction may have met the damage: that is told, and no name is bound.
+                Err(error) if families != ["data"] => {
+                    assert_eq!(error.class(), ErrorClass::Damaged, "{families:?}: {error:?}");
+                    assert_eq!(store.resolve(&name("again@1")).expect("read"), None, "{families:?}");
+                    continue;
+                }
+                done => done.unwrap_or_else(|error| panic!("{families:?}: {error:?}")),
+            };
             mended += done.chunks_mended + done.nodes_mended;
             drop(store);
             let store = RocksStore::open_read_only(&path).expect("opens");
@@ -281,7 +302,7 @@ fn a_rehash_mends_what_lies_in_damaged_blocks() {
             sync(&store, "again@1", to.path());
             assert_replica(to.path(), &tree);
         }
-        assert!(mended > 0, "{families:?}");
+        assert!(mended > 0 || families != ["data"], "{families:?}");
     }
 }
 
@@ -324,14 +345,12 @@ fn damage_in_many_tables_hides_nothing_that_can_be_read() {
             let before = scene.readable(&RocksStore::open_read_only(&path).expect("opens"));
             let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("opens");
             let after = scene.readable(&store);
-            let context = format!(
-                "{family} at 1/{share}: {} of {}, {} of {}",
-                after.0.len(),
-                before.0.len(),
-                after.1.len(),
-                before.1.len()
-            );
-            assert!(after.0.is_superset(&before.0) && after.1.is_superset(&before.1), "{context}");
+            let ids = |places: &BTreeSet<usize>| -> BTreeSet<NodeId> {
+                places.iter().map(|place| scene.nodes[*place]).collect()
+            };
+            let (known, kept) = (scene.reached(&ids(&before.1)), ids(&after.1));
+            let context = format!("{family} at 1/{share}: {} of {} nodes", kept.len(), known.len());
+            assert!(after.0.is_superset(&before.0) && kept.is_superset(&known), "{context}");
         }
     }
 }
