@@ -307,6 +307,23 @@ fn a_rehash_mends_what_lies_in_damaged_blocks() {
 }
 
 #[test]
+fn a_rehash_may_meet_a_damaged_entry_again_while_its_chunk_is_on_its_way() {
+    let twice = tree(2).with("twice", Item::file(0o644, World::noise(8, 1_300_000)));
+    let scene = Scene::of(&[("game@1", twice.clone())]);
+    let path = scene.harmed(Path::new(""), None);
+    flip_tables(&scene, &path, "index");
+    let dir = quick_tempdir();
+    twice.write_over(dir.path());
+    let store = RocksStore::open(&path, &RocksOptions::default()).expect("opens");
+    let options = PublishOptions { rehash: true, ..publishing() };
+    let done = floe::sync::publish(dir.path(), &store, &name("game@2"), &options, &Silent);
+    assert!(done.expect("publishes").chunks_mended > 0);
+    let to = quick_tempdir();
+    sync(&store, "game@2", to.path());
+    assert_replica(to.path(), &twice);
+}
+
+#[test]
 fn an_index_is_made_from_frames_alone() {
     let scene = Scene::new();
     let path = scene.harmed(Path::new(""), None);

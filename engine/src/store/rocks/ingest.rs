@@ -199,10 +199,11 @@ impl Writer {
         ids: &[K],
         held: impl Fn(&Self, &K) -> bool,
     ) -> Result<Vec<bool>> {
-        let mut has = self.ahead.finds(base, ids)?;
-        for (has, id) in has.iter_mut().zip(ids) {
-            *has = *has || held(self, id);
-        }
+        // What is held is not looked up: it may be here because its record is damaged.
+        let mut has: Vec<bool> = ids.iter().map(|id| held(self, id)).collect();
+        let asked: Vec<K> = has.iter().zip(ids).filter(|(has, _)| !**has).map(|(_, id)| *id).collect();
+        let found = self.ahead.finds(base, &asked)?;
+        has.iter_mut().filter(|has| !**has).zip(found).for_each(|(has, found)| *has = found);
         let here: Vec<K> = has.iter().zip(ids).filter(|(has, _)| **has).map(|(_, id)| *id).collect();
         self.reprieve(base, &here)?;
         Ok(has.into_iter().map(|has| !has).collect())
