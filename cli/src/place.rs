@@ -227,7 +227,8 @@ impl Place {
         if path.join(".floe").is_dir() {
             return Ok(Kind::Replica(path));
         }
-        if path.join("FORMAT").is_file() {
+        // A store that lost the one is told by the other.
+        if path.join("FORMAT").is_file() || path.join("db/CURRENT").is_file() {
             return Ok(Kind::Store);
         }
         std::fs::metadata(path).map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;

@@ -27,6 +27,8 @@ pub enum End {
         place: String,
         /// It tried to mend them.
         repairing: bool,
+        /// Names may have been lost, and the source may not be a copy of the store.
+        doubt: bool,
     },
 }
 
@@ -84,10 +86,12 @@ pub fn exit(result: Result<End>, doing: Doing<'_>, output: &Output) -> u8 {
     match result {
         Ok(End::Done) => 0,
         Ok(End::Unchanged) => 3,
-        Ok(End::Damaged { things, place, repairing }) => {
+        Ok(End::Damaged { things, place, repairing, doubt }) => {
             let what = if things == 1 { "is damaged" } else { "are damaged" };
             say!("error: {} of {} {what}", count(things, "part"), safe(&place));
-            let cure = if repairing {
+            let cure = if doubt {
+                "repair from a copy of this store; --accept-loss takes the names that SOURCE has for all there were"
+            } else if repairing {
                 "the source lacks sound content for these; repair from another store, or publish the tree again"
             } else {
                 "mend it from a store that has the same versions: floe verify PLACE --repair SOURCE"
@@ -177,6 +181,9 @@ fn class_name(class: ErrorClass) -> &'static str {
     }
 }
 
+const LOST_FORMAT: &str = "`floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a \
+                           SOURCE: printf 'floe store 1\\n' > STORE/FORMAT";
+
 fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
     if output::is_of_stdout(error) {
         return Some(unwritten(doing).to_owned());
@@ -211,9 +218,8 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
             SYNC_AGAIN.to_owned()
         }
         Error::Limit { what, .. } if is_of_replica(what) => SYNC_AGAIN.to_owned(),
-        Error::Malformed { kind: "store format", .. } => {
-            "put this file back from a copy of the store; the database beside it was not touched".to_owned()
-        }
+        Error::Malformed { kind: "store format", .. } => format!("if no newer floe wrote it: {LOST_FORMAT}"),
+        Error::Damaged { what, .. } if what == "file FORMAT" => LOST_FORMAT.to_owned(),
         Error::Damaged { what, .. } => damaged(what, doing).to_owned(),
         Error::Malformed { .. } | Error::Limit { .. } => damaged("", doing).to_owned(),
         Error::TooNew { .. } => "install a newer floe; this one has changed nothing".to_owned(),

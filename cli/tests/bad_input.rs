@@ -332,12 +332,24 @@ fn things_that_cannot_be_done() {
             "#]],
         },
         Row {
+            before: |place| {
+                synced(place);
+                std::fs::remove_file(place.path("store/FORMAT")).expect("removed");
+            },
+            args: &["verify", "store"],
+            exit: 4,
+            stderr: expect![[r#"
+                error: file FORMAT in store `store` is damaged: it is lost, though the database is there
+                hint: `floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a SOURCE: printf 'floe store 1\n' > STORE/FORMAT
+            "#]],
+        },
+        Row {
             before: |place| place.write("store/FORMAT", "something else"),
             args: &["log", "--store", "store"],
             exit: 4,
             stderr: expect![[r#"
                 error: malformed store format in `store/FORMAT`: it must be one line: `floe store`, a number
-                hint: put this file back from a copy of the store; the database beside it was not touched
+                hint: if no newer floe wrote it: `floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a SOURCE: printf 'floe store 1\n' > STORE/FORMAT
             "#]],
         },
         Row {

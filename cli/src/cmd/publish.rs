@@ -28,6 +28,8 @@ struct Report {
     bytes_new: u64,
     bytes_stored: u64,
     nodes_new: u64,
+    chunks_mended: u64,
+    nodes_mended: u64,
     files_read: u64,
     left_out: u64,
 }
@@ -74,6 +76,8 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         bytes_new: done.bytes_new,
         bytes_stored: done.bytes_stored,
         nodes_new: done.nodes_new,
+        chunks_mended: done.chunks_mended,
+        nodes_mended: done.nodes_mended,
         files_read: done.files_read,
         left_out: done.left_out,
     };
@@ -83,6 +87,10 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         ("files", format!("{} ({}), {} read", done.files, bytes(done.bytes), done.files_read)),
         ("new", new(&report)),
     ];
+    if done.chunks_mended + done.nodes_mended > 0 {
+        let (chunks, nodes) = (count(done.chunks_mended, "chunk"), count(done.nodes_mended, "node"));
+        table.push(("mended", format!("{chunks} and {nodes} that the store had damaged")));
+    }
     if done.left_out > 0 {
         table.push(("left out", format!("{} ({left_out})", count(done.left_out, "path"))));
     }

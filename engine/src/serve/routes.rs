@@ -60,6 +60,8 @@ pub(super) fn routes(site: &Arc<Site>) -> Router {
     let set = set
         .add("chunks/lack", path::CHUNKS_LACK, post, PUBLISH, writes::lacks_chunks)
         .add("nodes/lack", path::NODES_LACK, post, PUBLISH, writes::lacks_nodes)
+        .add("chunks/prove", path::CHUNKS_PROVE, post, PUBLISH, writes::prove_chunks)
+        .add("nodes/prove", path::NODES_PROVE, post, PUBLISH, writes::prove_nodes)
         .add("chunks/put", path::CHUNKS, post, PUBLISH, writes::put_chunks)
         .add("nodes/put", path::NODES, post, PUBLISH, writes::put_nodes)
         .add("flush", path::FLUSH, post, PUBLISH, writes::flush)

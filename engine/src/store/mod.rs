@@ -17,10 +17,10 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::content::Frame;
+use crate::content::{Chunk, Frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
-use crate::version::NodeSource;
+use crate::version::{Node, NodeSource};
 
 pub use mem::MemStore;
 pub use name::{AppName, Name, NameRecord};
@@ -80,6 +80,32 @@ pub struct NewChunk {
     pub chunk: ChunkRef,
     /// Its bytes; the caller proved them.
     pub frame: Frame,
+}
+
+/// What a store has of a chunk or node, by reading and hashing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It is what its id says.
+    Sound,
+    /// It is not here.
+    Absent,
+    /// It is here, or a record says so, and it cannot be read or is something else.
+    Damaged,
+}
+
+impl Proof {
+    /// What a store says, taken for true.
+    pub(crate) fn trusted(lacks: bool) -> Proof {
+        if lacks { Proof::Absent } else { Proof::Sound }
+    }
+
+    pub(crate) fn of_chunk(chunk: &ChunkRef, frame: Frame) -> Proof {
+        Chunk::open(frame, chunk, "").map_or(Proof::Damaged, |_| Proof::Sound)
+    }
+
+    pub(crate) fn of_node(id: NodeId, bytes: &[u8]) -> Proof {
+        Node::open(id, bytes, "").map_or(Proof::Damaged, |_| Proof::Sound)
+    }
 }
 
 /// What a sweep found and did.
@@ -183,6 +209,11 @@ pub trait Store: Source {
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>>;
     /// The same for nodes.
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>>;
+    /// The same, but no record is trusted: what is here is read and opened, one thing at a time. What is damaged must be
+    /// put as well as what is absent; the store counts it as lacking from then on, and putting it overwrites it.
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>>;
+    /// The same for nodes.
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>>;
     /// Keeps chunks, in the order given. Keeping one again changes nothing. Not durable before [`Store::bind`] or
     /// [`Store::flush`].
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()>;

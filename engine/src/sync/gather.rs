@@ -8,9 +8,11 @@ use crate::content::{Compression, Frame, cut_all};
 use crate::error::{At, Error, Result};
 use crate::id::{ChunkId, ChunkRef};
 use crate::progress::{Progress, check};
-use crate::store::{NewChunk, Store};
+use crate::store::{NewChunk, Proof, Store};
 use crate::tree::{FileReader, Found, FoundKind, SourceTree};
 use crate::version::Entry;
+
+use super::PublishOptions;
 
 /// Bytes of small files that are worked on together.
 const GROUP_LEN: u64 = 512 << 10;
@@ -37,8 +39,8 @@ pub(super) enum Piece<'s> {
 pub(super) enum Gathered<'s> {
     /// As it came.
     Known(Box<Entry>),
-    /// The chunks of each file or part, in order, and those the store lacks.
-    Read { files: Vec<FileChunks<'s>>, new: Vec<NewChunk> },
+    /// The chunks of each file or part, in order, those to put, and which of these the store has damaged.
+    Read { files: Vec<FileChunks<'s>>, new: Vec<NewChunk>, damaged: Vec<ChunkId> },
 }
 
 /// Chunks of a file, or of a part of it.
@@ -174,6 +176,8 @@ pub(super) struct Gather<'s> {
     pub tree: &'s SourceTree,
     pub store: &'s dyn Store,
     pub compression: Compression,
+    // What the store says it has is read and hashed.
+    prove: bool,
     pub progress: &'s dyn Progress,
     /// Chunks some worker is at and the store has not been handed yet.
     in_flight: Mutex<HashSet<ChunkId>>,
@@ -185,14 +189,15 @@ impl<'s> Gather<'s> {
     pub fn new(
         tree: &'s SourceTree,
         store: &'s dyn Store,
-        compression: Compression,
+        options: &PublishOptions,
         progress: &'s dyn Progress,
         buffers: &'s Buffers,
     ) -> Self {
         Self {
             tree,
             store,
-            compression,
+            compression: options.compression,
+            prove: options.rehash,
             progress,
             in_flight: Mutex::default(),
             buffers,
@@ -222,10 +227,10 @@ impl<'s> Gather<'s> {
                 FileChunks { found, chunks: chunks.collect(), last }
             })
             .collect();
-        let new = self.encode_lacking(&slices)?;
+        let (new, damaged) = self.encode_lacking(&slices)?;
         self.progress.advance(plain.len() as u64);
         self.buffers.give(plain);
-        Ok(Gathered::Read { files, new })
+        Ok(Gathered::Read { files, new, damaged })
     }
 
     /// Hands new chunks to the store.
@@ -256,17 +261,22 @@ impl<'s> Gather<'s> {
 
     // Claimed before the store is asked: so whatever another worker claimed earlier is either in flight, and not
     // claimed here, or in the store by now.
-    fn encode_lacking(&self, slices: &[(ChunkRef, &[u8])]) -> Result<Vec<NewChunk>> {
+    fn encode_lacking(&self, slices: &[(ChunkRef, &[u8])]) -> Result<(Vec<NewChunk>, Vec<ChunkId>)> {
         let claimed: Vec<_> = {
             let mut in_flight = self.in_flight();
             slices.iter().filter(|(chunk, _)| in_flight.insert(chunk.id)).collect()
         };
         let ids: Vec<_> = claimed.iter().map(|(chunk, _)| chunk.id).collect();
-        let lacks = self.store.lacks_chunks(&ids)?;
-        let mut new = Vec::new();
-        let mut known = Vec::new();
-        for ((chunk, plain), lacks) in claimed.into_iter().zip(lacks) {
-            if lacks {
+        let proofs = match self.prove {
+            true => self.store.prove_chunks(&ids)?,
+            false => self.store.lacks_chunks(&ids)?.into_iter().map(Proof::trusted).collect(),
+        };
+        let (mut new, mut damaged, mut known) = (Vec::new(), Vec::new(), Vec::new());
+        for ((chunk, plain), proof) in claimed.into_iter().zip(proofs) {
+            if proof == Proof::Damaged {
+                damaged.push(chunk.id);
+            }
+            if proof != Proof::Sound {
                 new.push(NewChunk {
                     chunk: *chunk,
                     frame: Frame::encode_in(self.frames.take(plain.len() + 1), plain, self.compression),
@@ -276,7 +286,7 @@ impl<'s> Gather<'s> {
             }
         }
         self.release(known);
-        Ok(new)
+        Ok((new, damaged))
     }
 
     fn in_flight(&self) -> MutexGuard<'_, HashSet<ChunkId>> {

@@ -62,7 +62,8 @@ pub struct PublishOptions {
     pub compression: Compression,
     /// Globs to leave out, beside `.floeignore`.
     pub exclude: Vec<String>,
-    /// Read every file, whatever its fingerprint says.
+    /// Read every file, whatever its fingerprint says, and trust no record of the store: what it has of the tree is read
+    /// and hashed, and put again where it is damaged. Otherwise a chunk that the store has a record of is not put.
     pub rehash: bool,
     /// Where the fingerprints of source directories are kept; `None` keeps none.
     pub fingerprints: Option<std::path::PathBuf>,
@@ -113,6 +114,10 @@ pub struct Published {
     pub bytes_stored: u64,
     /// Nodes the store lacked.
     pub nodes_new: u64,
+    /// Chunks the store had damaged, put again (only with `rehash`).
+    pub chunks_mended: u64,
+    /// Nodes the store had damaged, put again (only with `rehash`).
+    pub nodes_mended: u64,
     /// Files whose content was read.
     pub files_read: u64,
     /// Paths left out by `.floeignore` and `exclude`.

@@ -7,11 +7,11 @@ use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use crate::content::CutParams;
-use crate::error::{At, Result};
+use crate::error::{At, Error, Result};
 use crate::flow::{Flow, ordered};
-use crate::id::{NodeId, VersionId};
+use crate::id::{ChunkId, NodeId, VersionId};
 use crate::progress::{Notice, Phase, Progress, check};
-use crate::store::{Name, Store};
+use crate::store::{Name, Proof, Store};
 use crate::tree::{Found, FoundKind, Scan, ScanOptions, SourceTree, StatTable};
 use crate::version::{ChunkListBuilder, Entry, EntryKind, Manifest, ManifestBuilder, NodeSink, Totals};
 
@@ -64,6 +64,8 @@ pub fn publish(
         bytes_new: counts.bytes_new,
         bytes_stored: counts.bytes_stored,
         nodes_new: counts.nodes_new,
+        chunks_mended: counts.chunks_mended,
+        nodes_mended: counts.nodes_mended,
         files_read: counts.files_read,
         left_out,
     })
@@ -75,6 +77,8 @@ struct Counts {
     bytes_new: u64,
     bytes_stored: u64,
     nodes_new: u64,
+    chunks_mended: u64,
+    nodes_mended: u64,
     files_read: u64,
 }
 
@@ -89,11 +93,12 @@ fn read(
 ) -> Result<(VersionId, Totals)> {
     let unchanged = known.map_or_else(|| vec![false; scan.found.len()], |table| table.unchanged(&scan.found));
     progress.phase(Phase::Publish, Some(bytes_to_read(scan, &unchanged)));
-    let nodes = Nodes::new(store);
+    let nodes = Nodes::new(store, options.rehash);
+    let mut mended = Vec::new();
     let mut manifest = ManifestBuilder::new(CutParams::V1, &nodes);
     let mut open: Option<ChunkListBuilder<_>> = None;
     let buffers = Buffers::default();
-    let gather = Gather::new(tree, store, options.compression, progress, &buffers);
+    let gather = Gather::new(tree, store, options, progress, &buffers);
 
     let old = known.map(|table| Manifest::open(store, table.version)).transpose()?;
     let old = old.map(|old| old.entries().peekable());
@@ -106,16 +111,17 @@ fn read(
         feed,
         |piece| gather.work(piece),
         |gathered| {
-            let (files, new) = match gathered {
+            let (files, new, damaged) = match gathered {
                 Gathered::Known(entry) => return manifest.push(*entry),
-                Gathered::Read { files, new } => (files, new),
+                Gathered::Read { files, new, damaged } => (files, new, damaged),
             };
-            for new in &new {
+            for new in new.iter().filter(|new| !damaged.contains(&new.chunk.id)) {
                 counts.chunks_new += 1;
                 counts.bytes_new += u64::from(new.chunk.len);
                 counts.bytes_stored += new.frame.as_bytes().len() as u64;
             }
             gather.put(new)?;
+            mended.extend(damaged);
             for file in files {
                 let mut list = open.take().unwrap_or_else(|| ChunkListBuilder::new(&nodes));
                 file.chunks.into_iter().try_for_each(|chunk| list.push(chunk))?;
@@ -134,7 +140,38 @@ fn read(
     let (version, totals) = manifest.finish()?;
     nodes.put_all()?;
     counts.nodes_new = nodes.new.get();
+    let nodes_mended = nodes.mended.take();
+    counts.chunks_mended = mended.len() as u64;
+    counts.nodes_mended = nodes_mended.len() as u64;
+    prove_mended(store, &mended, &nodes_mended)?;
     Ok((version, totals))
+}
+
+// A disk that damaged what was there may do it again, and a server that was started anew has forgotten what it found
+// damaged: the name is bound only to what can be read.
+fn prove_mended(store: &dyn Store, chunks: &[ChunkId], nodes: &[NodeId]) -> Result<()> {
+    if chunks.is_empty() && nodes.is_empty() {
+        return Ok(());
+    }
+    store.flush()?;
+    let still = |what: String| Error::Damaged {
+        what,
+        place: store.place(),
+        reason: "it was put again, and still cannot be read".to_owned(),
+    };
+    for ids in chunks.chunks(PROVEN_AT_ONCE) {
+        let mut proofs = ids.iter().zip(store.prove_chunks(ids)?);
+        if let Some((id, _)) = proofs.find(|(_, proof)| *proof != Proof::Sound) {
+            return Err(still(format!("chunk {id}")));
+        }
+    }
+    for ids in nodes.chunks(PROVEN_AT_ONCE) {
+        let mut proofs = ids.iter().zip(store.prove_nodes(ids)?);
+        if let Some((id, _)) = proofs.find(|(_, proof)| *proof != Proof::Sound) {
+            return Err(still(format!("node {id}")));
+        }
+    }
+    Ok(())
 }
 
 fn bytes_to_read(scan: &Scan, unchanged: &[bool]) -> u64 {
@@ -187,15 +224,21 @@ impl<F, E: Iterator<Item = Result<Entry>>> WithKnown<F, E> {
 /// New nodes on their way into the store, a batch at a time.
 struct Nodes<'s> {
     store: &'s dyn Store,
+    // What the store says it has is read and hashed.
+    prove: bool,
     batch: RefCell<Vec<(NodeId, Vec<u8>)>>,
     new: Cell<u64>,
+    mended: RefCell<Vec<NodeId>>,
 }
 
 const NODES_PER_BATCH: usize = 256;
+/// Things put again that are proven together.
+const PROVEN_AT_ONCE: usize = 256;
 
 impl<'s> Nodes<'s> {
-    fn new(store: &'s dyn Store) -> Self {
-        Self { store, batch: RefCell::default(), new: Cell::new(0) }
+    fn new(store: &'s dyn Store, prove: bool) -> Self {
+        let (batch, mended) = (RefCell::default(), RefCell::default());
+        Self { store, prove, batch, new: Cell::new(0), mended }
     }
 
     fn put_all(&self) -> Result<()> {
@@ -204,10 +247,19 @@ impl<'s> Nodes<'s> {
         let mut seen = HashSet::new();
         batch.retain(|(id, _)| seen.insert(*id));
         let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
-        let lacks = self.store.lacks_nodes(&ids)?;
-        let new: Vec<_> =
-            batch.into_iter().zip(lacks).filter_map(|(node, lacks)| lacks.then_some(node)).collect();
-        self.new.set(self.new.get() + new.len() as u64);
+        let proofs = match self.prove {
+            true => self.store.prove_nodes(&ids)?,
+            false => self.store.lacks_nodes(&ids)?.into_iter().map(Proof::trusted).collect(),
+        };
+        let mut new = Vec::new();
+        for (node, proof) in batch.into_iter().zip(proofs) {
+            match proof {
+                Proof::Sound => continue,
+                Proof::Absent => self.new.set(self.new.get() + 1),
+                Proof::Damaged => self.mended.borrow_mut().push(node.0),
+            }
+            new.push(node);
+        }
         if new.is_empty() { Ok(()) } else { self.store.put_nodes(new) }
     }
 }

@@ -67,13 +67,22 @@ fn sync_to(
 ) -> Result<Synced> {
     let protect = Protect::new(&options.protect, replica.protect())?;
     let job = Job { source: counted, want, root: &root, name, protect: &protect, options, progress };
-    match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress)) {
+    let done = match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress))
+    {
         Err(error) if replica.nodes().is_blamed(&error) => {
             job.mend(&mut replica, &error)?;
             job.run(&mut replica, &|replica| survey(replica, Replica::survey, options, progress))
         }
         done => done,
+    };
+    // Every file was read and is as it should be: the journal has nothing more to tell.
+    if done.is_ok()
+        && (options.rehash || replica.gave_up_switch())
+        && let Err(error) = replica.remove_damaged_journal()
+    {
+        progress.notice(Notice::StateIgnored { what: error.to_string() });
     }
+    done
 }
 
 /// Refuses a replica and a source of which one lies in the other: each would take the other's files for foreign ones.

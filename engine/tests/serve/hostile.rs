@@ -46,6 +46,8 @@ fn bad_requests_are_refused_by_name() {
         ("POST", IDS, &long, 413, "over the limit"),
         ("POST", IDS, &[0; 33], 422, "multiple of 32"),
         ("POST", IDS, &vec![0; 32 * 65537], 413, "over the limit of 65536"),
+        ("POST", "/v1/chunks/prove", &[0; 33], 422, "multiple of 32"),
+        ("POST", "/v1/nodes/prove", &vec![0; 32 * 1025], 413, "over the limit of 1024"),
         ("POST", "/v1/chunks/read", &[0; 35], 422, "multiple of 36"),
         ("POST", "/v1/chunks", b"x", 422, "before its end mark"),
         ("POST", "/v1/chunks", &pack(&[item(5000, &other, frame)]), 422, "does not match its hash"),

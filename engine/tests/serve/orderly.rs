@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use floe::serve::ServeOptions;
-use floe::store::Name;
+use floe::store::{Name, RemoteOptions, Store};
 use floe::testing::conformance::{self, chunk, node, version};
 
 use super::wire::{ask, connect, request};
-use super::{empty, quick, serve, shared, with_limits};
+use super::{empty, quick, remote, serve, shared, with_limits};
 
 fn refs(chunks: &[floe::store::NewChunk]) -> Vec<u8> {
     let packed =
@@ -176,4 +176,39 @@ fn an_update_comes_as_one_stream_and_no_update_is_a_refusal() {
     }
     let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&node(9, true).0.to_string()).as_bytes());
     assert_eq!(told.status, 404, "{}", told.text());
+}
+
+#[test]
+fn a_rehash_has_the_server_read_what_it_has() {
+    use floe::content::{Compression, Frame};
+    use floe::store::NewChunk;
+    use floe::sync::{PublishOptions, VerifyOptions, publish, verify_store};
+    let store = empty();
+    let running = serve(store.clone(), quick());
+    let dir = tempfile::tempdir().expect("a directory");
+    for n in 0..40 {
+        std::fs::write(dir.path().join(format!("{n}")), format!("content {n}")).expect("written");
+    }
+    let remote = remote(&running, "http", RemoteOptions::default());
+    let publish = |name: &str, rehash| {
+        let options = PublishOptions { rehash, ..PublishOptions::default() };
+        let name = Name::parse(name).expect("a name");
+        publish(dir.path(), &remote, &name, &options, &floe::Silent).expect("publishes")
+    };
+    let first = publish("game@1", false);
+    let mut chunks = Vec::new();
+    let here: &dyn Store = &*store;
+    here.each_chunk(&mut |chunk| {
+        chunks.push(chunk);
+        Ok(())
+    })
+    .expect("listed");
+    let frame = Frame::encode(b"something else", Compression::None);
+    here.replace_chunks(&[NewChunk { chunk: chunks[7], frame }]).expect("harmed");
+    here.replace_nodes(vec![(first.version.root(), b"something else".to_vec())]).expect("harmed");
+    let again = publish("game@2", true);
+    assert_eq!((again.chunks_mended, again.nodes_mended, again.chunks_new), (1, 1, 0));
+    assert_eq!(again.version, first.version);
+    let found = verify_store(here, &VerifyOptions::default(), &floe::Silent).expect("verifies");
+    assert_eq!(found.damage, []);
 }

@@ -3,6 +3,8 @@
 mod crash;
 mod damage;
 mod foreign;
+#[cfg(feature = "rocks")]
+mod format;
 mod hostile;
 mod meddle;
 mod mirror;
