@@ -57,6 +57,18 @@ impl Phase {
         AtWork(Arc::clone(self))
     }
 
+    /// Since when no request is at work.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = lock(&self.0);
+        (state.at_work == 0).then_some(state.since)
+    }
+
+    /// Since when it owes the headers of a request.
+    pub fn unasked_since(&self) -> Option<Instant> {
+        let state = lock(&self.0);
+        (state.at_work == 0 && state.begun).then_some(state.since)
+    }
+
     fn received(&self) {
         let mut state = lock(&self.0);
         if state.at_work == 0 && !state.begun {

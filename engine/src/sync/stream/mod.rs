@@ -10,7 +10,7 @@ mod make;
 mod read;
 
 pub use format::UpdateHeader;
-pub use make::make;
+pub use make::{UnitParts, Update, make};
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;
 pub use read::{Unit, UnitFrame, UpdateReader};
