@@ -6,9 +6,11 @@
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, timeout};
 
 use crate::error::Result;
 use crate::id::VersionId;
@@ -22,6 +24,7 @@ use super::site::Site;
 
 // A small one costs more than its bytes.
 const LEN_MIN: usize = 4 << 10;
+const A_WHILE: Duration = Duration::from_millis(50);
 
 /// The base, or nothing, and the target.
 pub(super) type Pair = (Option<VersionId>, VersionId);
@@ -90,7 +93,7 @@ impl Plans {
 
     // What it fails with is `None` if there is no such update.
     async fn make(&self, site: &Site, client: Client, pair: Pair) -> Result<Arc<Plan>, Option<Refused>> {
-        let busy = |_| Some(Refused::busy("updates", "too many updates at once"));
+        let busy = |_: Elapsed| Some(Refused::busy("updates", "too many updates at once"));
         let patience = site.options.limits.stall_timeout;
         let place = timeout(patience, self.making.take(client, 1)).await.map_err(busy)?;
         let job = move |store: &dyn Store| {
@@ -102,8 +105,19 @@ impl Plans {
         let made = site.bridge.aside(job).await.map_err(|error| Some(error.into()))?;
         let update = made.ok_or(None)?;
         let len = update.held_bytes().max(LEN_MIN);
-        while self.bytes.free() < len && lock(&self.kept).drop_unused() {}
-        let share = timeout(patience, self.bytes.take(client, len)).await.map_err(busy)?;
+        let until = Instant::now() + patience;
+        let taking = self.bytes.take(client, len);
+        tokio::pin!(taking);
+        let mut wait = Duration::ZERO;
+        let share = loop {
+            match timeout(wait, &mut taking).await {
+                Ok(share) => break share,
+                Err(late) if Instant::now() >= until => return Err(busy(late)),
+                Err(_) => {}
+            }
+            // What is in use now may not be in a while.
+            wait = if lock(&self.kept).drop_unused() { Duration::ZERO } else { A_WHILE };
+        };
         Ok(Arc::new(Plan { update, _share: share }))
     }
 }

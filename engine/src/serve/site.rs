@@ -169,7 +169,7 @@ pub(super) async fn carry_out<W: Future<Output = Answer>>(
         refused.into_response()
     });
     if chunked {
-        // A length beside it may have been read over, and what follows is then not sure to be a request.
+        // A length that was beside it is read over, and what follows may be a request to one of two and not to the other.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     told.status = response.status().as_u16();
@@ -184,9 +184,6 @@ fn admit(
     head: &Parts,
 ) -> Result<(Caller, Option<Place>), Refused> {
     let headers = &head.headers;
-    if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-        return Err(Refused::malformed("the request", "it has two lengths"));
-    }
     let (role, whole) = match rule.needs {
         Needs::Nothing => return Ok((Caller { role: Role::Read, app: None, id: None }, None)),
         Needs::Role(role) => (role, false),
