@@ -108,7 +108,7 @@ pub struct Limits {
     /// Memory for answers that were read but not yet sent. Of this, of the other memory and of updates one address never gets more than it leaves: half if it is alone
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub max_in_flight: u64,
-    /// Memory for requests that were received but not yet stored
+    /// Memory for requests that were received but not yet stored, and for lists of what is being sent
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub max_bodies: u64,
     /// Length of the body of one request

@@ -19,7 +19,14 @@ use super::site::Site;
 pub(super) struct Received {
     pub bytes: Vec<u8>,
     // A sweep, of which there is one at a time, has none.
-    _share: Option<Share>,
+    share: Option<Share>,
+}
+
+impl Received {
+    /// Its share, for what was made of it.
+    pub fn into_share(self) -> Option<Share> {
+        self.share
+    }
 }
 
 /// Reads a body of at most `len_max` bytes that counts against the budget of bodies.
@@ -88,7 +95,7 @@ async fn collect(
         bytes.extend_from_slice(&data);
     }
     site.metrics.bytes_in.inc_by(bytes.len() as u64);
-    Ok(Received { bytes, _share: share })
+    Ok(Received { bytes, share })
 }
 
 async fn room(site: &Site, client: Client, len: usize) -> Result<Share, Refused> {

@@ -70,8 +70,9 @@ impl fmt::Debug for TlsOptions {
 }
 
 /// What one client, and all together, may ask of a server. Its memory is bounded by `in_flight_bytes_max`,
-/// `updates_bytes_max`, twice `bodies_bytes_max`, twice `sweep_len_max` during a sweep, 20 KiB for each connection, what
-/// it takes to work out `updates` updates (about 500 bytes for each path that differs), and what the store takes.
+/// `updates_bytes_max`, twice `bodies_bytes_max`, twice `sweep_len_max` during a sweep, 20 KiB for each connection and
+/// 256 KiB for each that sends a long body, what it takes to work out `updates` updates (about 500 bytes for each path
+/// that differs), and what the store takes.
 ///
 /// Of everything counted in bytes, and of updates and listings, one address (of IPv6, one /64) gets more only while it
 /// then holds no more than is free: half if it is alone, a third if there are two. What comes free goes first to
@@ -97,7 +98,7 @@ pub struct ServeLimits {
     pub listings: usize,
     /// Bytes of answers being made or not yet sent, over all streams. Default: 64 MiB.
     pub in_flight_bytes_max: u64,
-    /// Bytes of requests received but not yet kept, over all of them. Default: 64 MiB.
+    /// Bytes of requests received but not yet kept, and of lists of what is being sent. Default: 64 MiB.
     pub bodies_bytes_max: u64,
     /// Bytes of one request's body. At least 4 MiB, so that a request of the most ids fits. Default: 16 MiB.
     pub body_len_max: u64,

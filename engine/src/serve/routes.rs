@@ -285,15 +285,13 @@ async fn one_node(ask: Ask) -> Answer {
 async fn read_chunks(ask: Ask) -> Answer {
     let (site, client, received) = ask.received().await?;
     let wanted = unpack_refs(&received.bytes, PLACE)?;
-    drop(received);
-    items(&site, client, Wanted::Chunks(wanted)).await
+    items(&site, client, Wanted::Chunks(wanted), received.into_share()).await
 }
 
 async fn read_nodes(ask: Ask) -> Answer {
     let (site, client, received) = ask.received().await?;
     let wanted = node_ids(unpack_ids(&received.bytes, PLACE)?);
-    drop(received);
-    items(&site, client, Wanted::Nodes(wanted)).await
+    items(&site, client, Wanted::Nodes(wanted), received.into_share()).await
 }
 
 async fn frame_lens(ask: Ask) -> Answer {

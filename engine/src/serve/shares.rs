@@ -52,8 +52,8 @@ impl Shares {
 
     /// Waits until `client` may have `want`. More than there is at all is all.
     pub async fn take(&self, client: Client, want: usize) -> Share {
-        // Behind the receiver, so that who is no longer waited for is seen.
-        let mut left = Left(Some(self));
+        // Dropped after the receiver, so that who is no longer waited for is seen.
+        let mut left = Left(Some((self, client)));
         let told = self.line_up(client, want);
         let share = told.await;
         left.0 = None;
@@ -82,10 +82,6 @@ impl Shares {
 
     // Gives to those in line what they may have.
     fn settle(&self, state: &mut State) {
-        state.lines.retain(|_, line| {
-            line.retain(|waiting| !waiting.tell.is_closed());
-            !line.is_empty()
-        });
         while let Some((client, want)) = state.next() {
             let Some(line) = state.lines.get_mut(&client) else { break };
             let Some(waiting) = line.pop_front() else { break };
@@ -123,13 +119,20 @@ impl State {
 }
 
 // Somebody may have left the line.
-struct Left<'s>(Option<&'s Shares>);
+struct Left<'s>(Option<(&'s Shares, Client)>);
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
-        if let Some(shares) = self.0 {
-            shares.settle(&mut lock(&shares.0.state));
+        let Some((shares, client)) = self.0 else { return };
+        let mut state = lock(&shares.0.state);
+        if let Some(line) = state.lines.get_mut(&client) {
+            line.retain(|waiting| !waiting.tell.is_closed());
+            if line.is_empty() {
+                state.lines.remove(&client);
+            }
         }
+        // Who stood behind may be able to go on.
+        shares.settle(&mut state);
     }
 }
 
@@ -261,7 +264,7 @@ mod tests {
         world.ask(3, 1);
         assert_eq!(world.has(3), 0);
         world.waiting.remove(0);
-        world.shares.settle(&mut lock(&world.shares.0.state));
+        drop(Left(Some((&world.shares, client(2)))));
         world.give_back(1);
         assert_eq!(world.has(3), 1);
         world.give_back(3);

@@ -187,16 +187,22 @@ pub(super) async fn update(site: &Arc<Site>, client: Client, plan: Arc<Plan>, fr
     if from == 0 {
         before.push_back(Bytes::from_owner(Edits(Arc::clone(&plan))));
     }
-    send(site, client, Wanted::Units(plan, from), before).await
+    send(site, client, Wanted::Units(plan, from), None, before).await
 }
 
 /// Answers with `wanted`. What is wrong with the first batch is refused; what is wrong later cuts the stream, and
-/// meets the client as the first batch of its next request.
-pub(super) async fn items(site: &Arc<Site>, client: Client, wanted: Wanted) -> Answer {
-    send(site, client, wanted, VecDeque::new()).await
+/// meets the client as the first batch of its next request. `list` is the share of the list itself.
+pub(super) async fn items(site: &Arc<Site>, client: Client, wanted: Wanted, list: Option<Share>) -> Answer {
+    send(site, client, wanted, list, VecDeque::new()).await
 }
 
-async fn send(site: &Arc<Site>, client: Client, wanted: Wanted, before: VecDeque<Bytes>) -> Answer {
+async fn send(
+    site: &Arc<Site>,
+    client: Client,
+    wanted: Wanted,
+    list: Option<Share>,
+    before: VecDeque<Bytes>,
+) -> Answer {
     let wanted = Arc::new(wanted);
     let (first, mut at) = batch(site, client, &wanted, 0).await?;
     let mut ready = before;
@@ -207,6 +213,7 @@ async fn send(site: &Arc<Site>, client: Client, wanted: Wanted, before: VecDeque
     let (tx, rx) = mpsc::channel(1);
     let site = Arc::clone(site);
     tokio::spawn(async move {
+        let _list = list;
         while at < wanted.len() {
             // Nothing is read before what was read is on its way.
             let Ok(place) = tx.reserve().await else { return };

@@ -263,8 +263,8 @@ mod tests {
             // As many bytes as no test takes in that time, or as any does.
             let mut times = Times::of(&limits);
             times.stall = Duration::from_millis(20);
-            let mut io = Watched::new(Drip(false), Some(times), Phase::new(), None);
             let wrote = runtime.block_on(async {
+                let mut io = Watched::new(Drip(false), Some(times), Phase::new(), None);
                 for _ in 0..if cut { u64::MAX } else { 10_000 } {
                     io.write_all(b"x").await?;
                 }

@@ -76,6 +76,8 @@ fn slow_readers_of_one_address_do_not_hold_up_another() {
         let most = (8u64 << 20) * addresses.len() as u64 / (addresses.len() as u64 + 1);
         let taken = number(addr, "floe_in_flight_bytes");
         assert!(taken <= most + (1 << 20), "{held_up}: {taken} over {most}");
+        let lists = (held.len() * refs.len()) as u64;
+        assert_eq!(number(addr, "floe_bodies_bytes"), lists, "what is still to be sent is kept, too");
         for address in ["10.0.0.1", "2001:db8:0:1::1"] {
             let told = ask(addr, "POST", "/v1/chunks/read", &[&from(address)], &refs);
             assert!(told.status == 200 && told.body.len() > 32 << 20, "{address}: {}", told.status);
