@@ -17,9 +17,14 @@ pub(super) struct Refused {
     refusal: Refusal,
     /// For the metrics.
     pub label: &'static str,
-    /// What only the log says.
+    pub unseen: Box<Unseen>,
+}
+
+/// What only the log says.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
     pub cause: Option<String>,
-    /// The id of the token that it came with, if that is known.
+    /// The id of the token that the request came with, if that is known.
     pub caller: Option<String>,
 }
 
@@ -32,14 +37,14 @@ impl Refused {
             status,
             refusal: Refusal { class: class.to_owned(), what, reason },
             label,
-            cause: None,
-            caller: None,
+            unseen: Box::default(),
         }
     }
 
     /// Known to come from the token with this id.
-    pub fn from_caller(self, id: Option<String>) -> Self {
-        Self { caller: id, ..self }
+    pub fn with_caller(mut self, id: Option<String>) -> Self {
+        self.unseen.caller = id;
+        self
     }
 
     /// Who asks did not say who they are.
@@ -168,8 +173,9 @@ impl From<Error> for Refused {
                 (StatusCode::INTERNAL_SERVER_ERROR, failed("do that"))
             }
         };
-        let refused = Self::new(status, class_label(class), class, what, reason);
-        Self { cause: status.is_server_error().then_some(cause), ..refused }
+        let mut refused = Self::new(status, class_label(class), class, what, reason);
+        refused.unseen.cause = status.is_server_error().then_some(cause);
+        refused
     }
 }
 
@@ -316,6 +322,6 @@ mod tests {
         let error = Error::Store { action: "read", place: "`/srv/secret`".into(), source: source.into() };
         let refused = Refused::from(error);
         assert!(!format!("{:?}", refused.refusal).contains("secret"));
-        assert!(refused.cause.is_some_and(|cause| cause.contains("1.sst")));
+        assert!(refused.unseen.cause.is_some_and(|cause| cause.contains("1.sst")));
     }
 }

@@ -91,7 +91,7 @@ impl Gate {
         match found {
             None => Err(Refused::no_token("its token is not known")),
             Some(record) if record.expired(now_unix_s) => {
-                Err(Refused::no_token("its token has expired").from_caller(Some(record.id)))
+                Err(Refused::no_token("its token has expired").with_caller(Some(record.id)))
             }
             Some(TokenRecord { role, app, id, .. }) => Ok(Caller { role, app, id: Some(id) }),
         }

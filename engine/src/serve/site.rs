@@ -160,11 +160,11 @@ pub(super) async fn carry_out<W: Future<Output = Answer>>(
     };
     let mut response = answer.unwrap_or_else(|refused| {
         site.metrics.refused(refused.label);
-        if let Some(cause) = &refused.cause {
+        if let Some(cause) = &refused.unseen.cause {
             tracing::error!(target: "floe::serve", route = rule.route, cause, "a request failed");
         }
         if told.caller.is_none() {
-            told.caller.clone_from(&refused.caller);
+            told.caller.clone_from(&refused.unseen.caller);
         }
         refused.into_response()
     });
@@ -196,7 +196,7 @@ fn admit(
         refuse_browsers(head)?;
     }
     let caller = site.gate.admit(headers, site.now_unix_s())?;
-    let denied = |reason: String| Err(Refused::denied("the request", reason).from_caller(caller.id.clone()));
+    let denied = |reason: String| Err(Refused::denied("the request", reason).with_caller(caller.id.clone()));
     if caller.role < role {
         let has = caller.id.as_ref().map_or("nobody's", |_| "the token's");
         return denied(format!("it needs role {role}, {has} is {}", caller.role));

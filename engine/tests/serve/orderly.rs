@@ -129,8 +129,8 @@ fn who_asks_while_it_stops_is_told_so() {
     stream.read_exact(&mut answer).expect("it begins");
     std::thread::scope(|scope| {
         let stopping = scope.spawn(|| running.stop(Duration::from_secs(20)));
-        let ready = std::iter::repeat_with(|| ask(addr, "GET", "/readyz", &[], b""));
-        let ready = ready.skip_while(|told| told.status == 200).next().expect("no end of them");
+        let mut ready = std::iter::repeat_with(|| ask(addr, "GET", "/readyz", &[], b""));
+        let ready = ready.find(|told| told.status != 200).expect("no end of them");
         assert_eq!((ready.status, &*ready.text()), (503, "stopping\n"));
         assert_eq!(ask(addr, "GET", "/healthz", &[], b"").status, 200);
         let told = ask(addr, "GET", "/v1", &[], b"");
