@@ -259,8 +259,9 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
              --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials"
                 .to_owned()
         }
-        Error::Usage { what, reason } if what.starts_with("credentials file") && reason.contains("mode") => {
-            format!("chmod 600 {}", what.trim_start_matches("credentials file ").replace('`', "'"))
+        Error::Usage { what, reason } if is_secret(what) && reason.contains("its mode is") => {
+            let path = what.trim_start_matches("credentials file ").trim_start_matches("token file ");
+            format!("chmod 600 {}", path.replace('`', "'"))
         }
         Error::Usage { what, .. } if what.starts_with("credentials file") => {
             "a line is a URL, a space and a token; lines that begin with # are skipped".to_owned()
@@ -310,6 +311,10 @@ const SYNC_AGAIN: &str =
     "run `floe sync` on this directory: it reads every file, keeps what is right and records it again";
 
 // Damage in the state of a directory, which the next sync mends.
+fn is_secret(what: &str) -> bool {
+    what.starts_with("credentials file") || what.starts_with("token file")
+}
+
 fn is_of_replica(place: &str) -> bool {
     place.contains("/.floe/")
 }

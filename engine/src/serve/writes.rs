@@ -18,22 +18,23 @@ use crate::version::{Manifest, Node};
 use super::answer::{self, Answer};
 use super::routes::PLACE;
 use super::site::Ask;
+use super::stream::counted;
 
 // Ids that are asked for at once.
 const GROUP: usize = 4096;
 
 pub(super) async fn lacks_chunks(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let ids = chunk_ids(unpack_ids(&received.bytes, PLACE)?);
     let lacks = site.bridge.write(move |store| store.lacks_chunks(&ids)).await?;
-    Ok(answer::binary(bytes_of(lacks)))
+    Ok(answer::binary(counted(&site, client, bytes_of(lacks)).await))
 }
 
 pub(super) async fn lacks_nodes(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let ids = node_ids(unpack_ids(&received.bytes, PLACE)?);
     let lacks = site.bridge.write(move |store| store.lacks_nodes(&ids)).await?;
-    Ok(answer::binary(bytes_of(lacks)))
+    Ok(answer::binary(counted(&site, client, bytes_of(lacks)).await))
 }
 
 pub(super) async fn prove_chunks(ask: Ask) -> Answer {

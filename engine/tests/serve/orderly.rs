@@ -116,6 +116,36 @@ fn a_stop_lets_streams_end_or_cuts_them() {
 }
 
 #[test]
+fn who_asks_while_it_stops_is_told_so() {
+    let store = empty();
+    let chunks: Vec<_> = (0..64).map(|n| chunk(n, 256 << 10)).collect();
+    shared(&store).put_chunks(&chunks).expect("put");
+    let running = serve(store, quick());
+    let addr = running.addr();
+    let mut stream = connect(addr);
+    let last = ["Connection: close"];
+    stream.write_all(&request("POST", "/v1/chunks/read", &last, &refs(&chunks))).expect("sent");
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).expect("it begins");
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| running.stop(Duration::from_secs(20)));
+        let mut ready = std::iter::repeat_with(|| ask(addr, "GET", "/readyz", &[], b""));
+        let ready = ready.find(|told| told.status != 200).expect("no end of them");
+        assert_eq!((ready.status, &*ready.text()), (503, "stopping\n"));
+        assert_eq!(ask(addr, "GET", "/healthz", &[], b"").status, 200);
+        let told = ask(addr, "GET", "/v1", &[], b"");
+        assert!(told.status == 503 && told.text().contains("it is stopping"), "{told:?}");
+        // Who connects and asks nothing does not hold it up.
+        let silent = connect(addr);
+        stream.read_to_end(&mut answer).expect("to its end");
+        assert_eq!(stopping.join().expect("no panic"), 0, "nothing was cut");
+        drop(silent);
+    });
+    assert!(answer.ends_with(b"0\r\n\r\n"), "what was under way went on");
+    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+}
+
+#[test]
 fn readiness_and_numbers_are_told() {
     let running = serve(empty(), quick());
     assert_eq!(ask(running.addr(), "GET", "/readyz", &[], b"").status, 200);

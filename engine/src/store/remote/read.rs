@@ -16,6 +16,9 @@ use crate::store::wire::{
 use crate::store::{AppName, Name, NameRecord, Source, UpdateAsk};
 use crate::version::NodeSource;
 
+// Chunks in one request. A server keeps the list while it sends them, half a gigabyte on the average.
+const REFS_ASKED: usize = 8 << 10;
+
 /// Newest update stream that this build reads.
 const UPDATE_FORMAT: u32 = 1;
 
@@ -120,7 +123,7 @@ impl Source for RemoteStore {
     ) -> Result<()> {
         self.send_all()?;
         let place = self.first.place();
-        for (group, chunks) in want.chunks(IDS_MAX).enumerate() {
+        for (group, chunks) in want.chunks(REFS_ASKED).enumerate() {
             let opens = |chunk: &ChunkRef, bytes: &[u8]| {
                 let frame = Frame::from_bytes(bytes.to_vec(), place);
                 frame.and_then(|frame| Chunk::open(frame, chunk, place)).is_ok()
@@ -137,7 +140,7 @@ impl Source for RemoteStore {
             };
             self.read_items(&want, &mut |at, bytes| {
                 let frame = bytes.map(|bytes| Frame::from_bytes(bytes, place)).transpose()?;
-                each(group * IDS_MAX + at, frame)
+                each(group * REFS_ASKED + at, frame)
             })?;
         }
         Ok(())

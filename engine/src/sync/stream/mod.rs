@@ -10,7 +10,7 @@ mod make;
 mod read;
 
 pub use format::{UNIT_RECORD_LEN_MAX, UpdateHeader};
-pub use make::make;
+pub use make::{Update, make};
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;
 pub use read::{Unit, UnitFrame, UpdateReader};
