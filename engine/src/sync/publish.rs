@@ -5,17 +5,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::iter::Peekable;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 
 use crate::content::CutParams;
 use crate::error::{At, Result};
-use crate::flow::{Flow, ordered};
+use crate::flow::ordered;
 use crate::id::{NodeId, VersionId};
 use crate::progress::{Notice, Phase, Progress, check};
 use crate::store::{Name, Store};
 use crate::tree::{Found, FoundKind, Scan, ScanOptions, SourceTree, StatTable};
 use crate::version::{ChunkListBuilder, Entry, EntryKind, Manifest, ManifestBuilder, NodeSink, Totals};
 
-use super::gather::{Buffers, Gather, Gathered, Pieces, WHOLE_LEN_MAX, file_mode, without_content};
+use super::gather::{Buffers, Gather, Gathered, Pieces, Windows, file_mode, without_content};
 use super::{PublishOptions, Published};
 
 /// Publishes `dir` into `store` under `name`. All or nothing: on any error the name is not bound, and running
@@ -98,39 +99,41 @@ fn read(
     let old = known.map(|table| Manifest::open(store, table.version)).transpose()?;
     let old = old.map(|old| old.entries().peekable());
     let feed = Pieces::new(tree, WithKnown { found: scan.found.iter().zip(unchanged), old }, &buffers);
-    // More in flight than keeps every thread busy only falls out of the caches.
-    let busy = (options.threads.get() as u64 + 2) * 2 * WHOLE_LEN_MAX;
-    let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max.min(busy) };
+    let windows = Windows::of(store, options.in_flight_bytes_max);
     ordered(
-        flow,
-        feed,
-        |piece| gather.work(piece),
-        |gathered| {
-            let (files, new) = match gathered {
-                Gathered::Known(entry) => return manifest.push(*entry),
-                Gathered::Read { files, new } => (files, new),
-            };
-            for new in &new {
-                counts.chunks_new += 1;
-                counts.bytes_new += u64::from(new.chunk.len);
-                counts.bytes_stored += new.frame.as_bytes().len() as u64;
-            }
-            gather.put(new)?;
-            for file in files {
-                let mut list = open.take().unwrap_or_else(|| ChunkListBuilder::new(&nodes));
-                file.chunks.into_iter().try_for_each(|chunk| list.push(chunk))?;
-                if file.last {
-                    let (content, len) = list.finish()?;
-                    counts.files_read += 1;
-                    let kind = EntryKind::File { mode: file_mode(file.found)?, len, content };
-                    manifest.push(Entry { path: file.found.path.clone(), kind })?;
-                } else {
-                    open = Some(list);
+        windows.flow(options.threads, options.in_flight_bytes_max),
+        windows.over(feed),
+        |window| gather.work(window),
+        |batch| {
+            gather.put(batch.new)?;
+            nodes.hold_until(batch.relies_on, batch.number);
+            for gathered in batch.gathered {
+                let files = match gathered {
+                    Gathered::Known(entry) => {
+                        manifest.push(*entry)?;
+                        continue;
+                    }
+                    Gathered::Read(files) => files,
+                };
+                for file in files {
+                    let mut list = open.take().unwrap_or_else(|| ChunkListBuilder::new(&nodes));
+                    file.chunks.into_iter().try_for_each(|chunk| list.push(chunk))?;
+                    if file.last {
+                        let (content, len) = list.finish()?;
+                        counts.files_read += 1;
+                        let kind = EntryKind::File { mode: file_mode(file.found)?, len, content };
+                        manifest.push(Entry { path: file.found.path.clone(), kind })?;
+                    } else {
+                        open = Some(list);
+                    }
                 }
             }
             Ok(())
         },
     )?;
+    counts.chunks_new = gather.counts.chunks.load(Relaxed);
+    counts.bytes_new = gather.counts.bytes.load(Relaxed);
+    counts.bytes_stored = gather.counts.stored.load(Relaxed);
     let (version, totals) = manifest.finish()?;
     nodes.put_all()?;
     counts.nodes_new = nodes.new.get();
@@ -185,17 +188,32 @@ impl<F, E: Iterator<Item = Result<Entry>>> WithKnown<F, E> {
 }
 
 /// New nodes on their way into the store, a batch at a time.
+///
+/// No node is put before the chunks that it names. Those of the windows drained so far are put, but for chunks that a
+/// later window is at: then nodes wait for that one.
 struct Nodes<'s> {
     store: &'s dyn Store,
     batch: RefCell<Vec<(NodeId, Vec<u8>)>>,
+    batch_max: usize,
+    // The last window that a node relies on, and whether it is still to come.
+    until: Cell<u64>,
+    held: Cell<bool>,
     new: Cell<u64>,
 }
 
 const NODES_PER_BATCH: usize = 256;
+const FAR_NODES_PER_BATCH: usize = 2048;
 
 impl<'s> Nodes<'s> {
     fn new(store: &'s dyn Store) -> Self {
-        Self { store, batch: RefCell::default(), new: Cell::new(0) }
+        let batch_max = if store.is_far() { FAR_NODES_PER_BATCH } else { NODES_PER_BATCH };
+        let (until, held, new) = (Cell::new(0), Cell::new(false), Cell::new(0));
+        Self { store, batch: RefCell::default(), batch_max, until, held, new }
+    }
+
+    fn hold_until(&self, window: u64, drained: u64) {
+        self.until.set(self.until.get().max(window));
+        self.held.set(self.until.get() > drained);
     }
 
     fn put_all(&self) -> Result<()> {
@@ -215,7 +233,8 @@ impl<'s> Nodes<'s> {
 impl NodeSink for &Nodes<'_> {
     fn put_node(&mut self, id: NodeId, bytes: Vec<u8>) -> Result<()> {
         self.batch.borrow_mut().push((id, bytes));
-        if self.batch.borrow().len() < NODES_PER_BATCH { Ok(()) } else { self.put_all() }
+        let full = self.batch.borrow().len() >= self.batch_max;
+        if full && !self.held.get() { self.put_all() } else { Ok(()) }
     }
 }
 

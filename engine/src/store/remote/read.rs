@@ -93,7 +93,6 @@ impl NodeSource for RemoteStore {
         ids: &[NodeId],
         each: &mut dyn FnMut(usize, Option<Vec<u8>>) -> Result<()>,
     ) -> Result<()> {
-        self.send_all()?;
         for (group, ids) in ids.chunks(IDS_MAX).enumerate() {
             let want = Want {
                 path: path::NODES_READ,

@@ -88,6 +88,10 @@ fn done(answer: Answer<'_>) -> Result<(), Failure> {
 }
 
 impl Store for RemoteStore {
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let mut lacks = vec![false; ids.len()];
         let held = self.outbox.holds(ids);
