@@ -477,3 +477,35 @@ pub(super) fn file_mode(found: &Found) -> Result<u16> {
         _ => Err(Error::Changed { path: found.path.as_str().into() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::store::MemStore;
+
+    #[test]
+    fn a_window_knows_which_later_one_it_relies_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tree, store) = (SourceTree::open(dir.path()).expect("opened"), MemStore::default());
+        let buffers = Buffers::new();
+        let gather = Gather::new(&tree, &store, Compression::None, &Silent, &buffers);
+        let slices: Vec<_> = [&b"one"[..], b"two", b"three"]
+            .into_iter()
+            .map(|plain| (ChunkRef { id: ChunkId::of(plain), len: plain.len() as u32 }, plain))
+            .collect();
+        // What is put later, what of it is new, and the window that is relied on.
+        let (at_7, new_7) = gather.encode_lacking(7, &slices[..2]).expect("encoded");
+        assert_eq!((at_7, new_7.len()), (7, 2));
+        let (at_5, new_5) = gather.encode_lacking(5, &slices).expect("encoded");
+        assert_eq!((at_5, new_5.len()), (7, 1));
+        let (at_9, new_9) = gather.encode_lacking(9, &slices).expect("encoded");
+        assert_eq!((at_9, new_9.len()), (9, 0));
+        gather.put(new_7).expect("put");
+        gather.put(new_5).expect("put");
+        let (at_6, new_6) = gather.encode_lacking(6, &slices).expect("encoded");
+        assert_eq!((at_6, new_6.len()), (6, 0));
+        assert_eq!(gather.in_flight().len(), 0);
+        assert_eq!(gather.counts.bytes.load(Relaxed), 11);
+    }
+}

@@ -17,6 +17,7 @@ use crate::progress::{Phase, Progress, check};
 use crate::store::{Name, NameRecord, NewChunk, Source, Store};
 use crate::version::{Manifest, Node, NodeSource};
 
+use super::wire::read_again;
 use super::{MirrorOptions, Mirrored};
 
 const DEPTH_MAX: usize = 2 * TREE_HEIGHT_MAX as usize + 4;
@@ -297,7 +298,10 @@ impl Copy<'_> {
         // Into a store that is far each worker puts what it proved, and so several packs are on their way at once.
         let prove = |frames: Vec<(ChunkRef, Frame)>| {
             let prove = |(chunk, frame): (ChunkRef, Frame)| {
-                Chunk::open(frame.clone(), &chunk, &place)?;
+                let frame = match Chunk::open(frame.clone(), &chunk, &place) {
+                    Err(Error::Damaged { .. }) => read_again(source, &chunk)?.1,
+                    opened => opened.map(|_| frame)?,
+                };
                 Ok(NewChunk { chunk, frame })
             };
             let new = frames.into_iter().map(prove).collect::<Result<Vec<_>>>()?;

@@ -286,3 +286,40 @@ impl Memory {
         StatTable { version, context: self.context, started_unix_ns, rows }.save(path, &options.faults)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MemStore;
+    use crate::version::NodeSource;
+
+    #[test]
+    fn nodes_wait_for_the_window_they_rely_on() {
+        let store = MemStore::default();
+        let nodes = Nodes::new(&store);
+        let mut number = 0u32;
+        let mut put = |count: usize| {
+            for _ in 0..count {
+                let bytes = number.to_le_bytes().to_vec();
+                number += 1;
+                (&mut &nodes).put_node(NodeId::of(&bytes), bytes).expect("put");
+            }
+            nodes.new.get()
+        };
+        nodes.hold_until(3, 1);
+        assert_eq!(put(NODES_PER_BATCH), 0, "window 3 is still to come");
+        nodes.hold_until(2, 2);
+        assert_eq!(put(1), 0);
+        nodes.hold_until(3, 3);
+        assert_eq!(put(1), NODES_PER_BATCH as u64 + 2);
+        let id = NodeId::of(&0u32.to_le_bytes());
+        let mut found = false;
+        store
+            .read_nodes(&[id], &mut |_, bytes| {
+                found = bytes.is_some();
+                Ok(())
+            })
+            .expect("read");
+        assert!(found);
+    }
+}

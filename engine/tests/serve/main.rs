@@ -4,6 +4,7 @@
 mod hostile;
 mod orderly;
 mod proxy;
+mod trips;
 mod wire;
 #[path = "../world/mod.rs"]
 mod world;

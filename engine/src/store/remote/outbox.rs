@@ -197,4 +197,71 @@ mod tests {
         assert_eq!(*sent.borrow(), [vec![1, 2], vec![3, 4], vec![6]]);
         assert_eq!(outbox.holds(&ids), [false; 4]);
     }
+
+    #[test]
+    fn several_packs_are_on_their_way_at_once_but_not_more() {
+        use std::sync::Barrier;
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let outbox = Outbox::default();
+        let (going, most, all) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        // None of the first few arrives before all of them have begun.
+        let together = Barrier::new(SENDING_MAX);
+        let send = |pack: &[u8]| {
+            most.fetch_max(1 + going.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            if all.fetch_add(1, Ordering::SeqCst) < SENDING_MAX {
+                together.wait();
+            }
+            let opened = open_pack(pack, 2000, "here").expect("a pack");
+            assert!(
+                outbox
+                    .holds(&opened.iter().map(|(_, id, _)| ChunkId::from_bytes(*id)).collect::<Vec<_>>())
+                    .into_iter()
+                    .all(|held| held)
+            );
+            going.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..2 * SENDING_MAX as u8 {
+                let (outbox, send) = (&outbox, &send);
+                scope.spawn(move || {
+                    for n in 0..10 {
+                        outbox.add(&[chunk(thread * 10 + n, 900)], 1000, send).expect("sent");
+                    }
+                    outbox.send(send).expect("sent");
+                });
+            }
+        });
+        assert_eq!((all.into_inner(), most.into_inner()), (20 * SENDING_MAX, SENDING_MAX));
+        assert_eq!(outbox.state().held.len(), 0);
+    }
+
+    #[test]
+    fn whoever_waits_sends_what_another_could_not() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let outbox = Outbox::default();
+        outbox.add(&[chunk(1, 400)], 1000, &|_| Ok(())).expect("gathered");
+        let begun = AtomicBool::new(false);
+        let sent = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| {
+                outbox.send(&|_| {
+                    begun.store(true, Ordering::SeqCst);
+                    Err(Error::Cancelled)
+                })
+            });
+            while !begun.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            let second = scope.spawn(|| {
+                outbox.send(&|_| {
+                    sent.store(true, Ordering::SeqCst);
+                    Ok(())
+                })
+            });
+            assert!(first.join().expect("ran").is_err());
+            second.join().expect("ran").expect("sent");
+        });
+        assert!(sent.into_inner());
+    }
 }
