@@ -70,6 +70,8 @@ impl Drop for Permit<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
 
     #[test]
@@ -79,6 +81,8 @@ mod tests {
         let first = line.enter(Duration::MAX, &still, &go_on).expect("free");
         let nested = line.enter(Duration::MAX, &still, &go_on).expect("its own");
         assert!(first.0.is_some() && nested.0.is_none());
+        let looks = AtomicU64::new(0);
+        let moving = || looks.fetch_add(1, Ordering::Relaxed).min(4);
         thread::scope(|scope| {
             let late = scope.spawn(|| {
                 line.enter(Duration::from_millis(30), &still, &go_on).map(|permit| permit.0.is_some())
@@ -86,13 +90,11 @@ mod tests {
             assert!(!late.join().expect("ran").expect("went ahead"), "waited long enough");
             let stopped = scope.spawn(|| line.enter(Duration::MAX, &still, &|_| false).map(drop));
             assert!(matches!(stopped.join().expect("ran"), Err(Error::Cancelled)));
-            let looks = std::sync::atomic::AtomicU64::new(0);
-            let moving = || looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed).min(4);
             let slow = scope.spawn(|| {
                 line.enter(Duration::from_millis(5), &moving, &go_on).map(|permit| permit.0.is_some())
             });
             assert!(!slow.join().expect("ran").expect("went ahead"));
-            assert!(looks.into_inner() > 5, "what moves is waited for");
+            assert!(looks.load(Ordering::Relaxed) > 5, "what moves is waited for");
             let waiting =
                 scope.spawn(|| line.enter(Duration::MAX, &still, &go_on).map(|permit| permit.0.is_some()));
             drop((nested, first));
