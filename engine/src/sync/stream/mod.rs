@@ -10,6 +10,7 @@ mod make;
 mod read;
 
 pub use format::UpdateHeader;
+pub(super) use format::{stream_len, units};
 pub use make::make;
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;
