@@ -202,6 +202,10 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
         Error::NotFound { what, .. } if what.starts_with("store") => {
             "check the path; `floe publish DIR --store STORE --name NAME` makes a store".to_owned()
         }
+        Error::NotFound { what, .. } if what.starts_with("token") => {
+            "`floe serve token list STORE` shows the tokens that there are".to_owned()
+        }
+        Error::NotFound { what, .. } if what.starts_with("floe server") => CHECK_URL.to_owned(),
         // A directory that does not know any more which version it is.
         Error::NotFound { what, .. } if what == "version" => SYNC_AGAIN.to_owned(),
         Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
@@ -209,11 +213,10 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
             "if no newer floe wrote this file, remove it and run `floe sync` on this directory".to_owned()
         }
         Error::Malformed { kind, .. } if kind.starts_with("replica ") => SYNC_AGAIN.to_owned(),
-        Error::Malformed { kind: "TLS certificate", .. } => {
-            "if the server has a certificate of your own authority, give it with --ca FILE; the name in the URL must be \
-             one of the certificate's"
-                .to_owned()
-        }
+        Error::Untrusted { reason, .. } => untrusted(reason).to_owned(),
+        Error::Malformed { kind: "answer", .. } => CHECK_URL.to_owned(),
+        Error::Limit { what, .. } if what.contains("of an answer from ") => CHECK_URL.to_owned(),
+        Error::Damaged { place, .. } if place.starts_with("what was sent to ") => ON_THE_WAY.to_owned(),
         Error::Damaged { place, .. } | Error::Malformed { place, .. } if is_of_replica(place) => {
             SYNC_AGAIN.to_owned()
         }
@@ -282,7 +285,9 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
 fn network(cause: &(dyn std::error::Error + 'static), doing: Doing) -> &'static str {
     let words = cause.to_string();
     let has = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
-    if has(&["program to connect"]) {
+    if has(&["it speaks TLS"]) {
+        "give the URL with https:// in place of http://"
+    } else if has(&["program to connect"]) {
         "try `ssh HOST floe --version`: it must work without questions; --ssh-floe COMMAND says where floe is there, \
          FLOE_SSH which ssh to use here"
     } else if has(&["refused"]) {
@@ -295,6 +300,23 @@ fn network(cause: &(dyn std::error::Error + 'static), doing: Doing) -> &'static 
         "check the address and the network, and run this again: it continues where it stopped"
     }
 }
+
+fn untrusted(reason: &str) -> &'static str {
+    if reason.contains("issuer") {
+        "if the server has a certificate of your own authority, give that authority's with --ca FILE"
+    } else if reason.contains("host name") {
+        "the host in the URL must be one of the certificate's names"
+    } else if reason.contains("expired") || reason.contains("not valid yet") {
+        "the server needs a new certificate, or a clock is wrong, there or here"
+    } else {
+        "the server needs another certificate; --ca FILE names an authority of your own"
+    }
+}
+
+const CHECK_URL: &str =
+    "check the URL: something else than floe answers there, or something between changes the answers";
+const ON_THE_WAY: &str =
+    "nothing is wrong with the store: something between changes what is sent; use https:// or ssh://";
 
 fn denied(what: &str, reason: &str) -> &'static str {
     if reason.contains("ermission denied") || reason.contains("Host key") {

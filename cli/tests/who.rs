@@ -77,7 +77,8 @@ fn tokens_are_listed_and_revoked_while_it_runs() {
     assert_eq!(with(&place, &["log", "--store", &server.url], Some("read")).exit, 0);
     assert_eq!(place.floe(&["serve", "token", "revoke", id, "--store", "store"]).exit, 0);
     assert_eq!(with(&place, &["log", "--store", &server.url], Some("read")).exit, 1);
-    assert_eq!(place.floe(&["serve", "token", "revoke", id, "--store", "store"]).exit, 1);
+    let again = place.floe(&["serve", "token", "revoke", id, "--store", "store"]);
+    assert!(again.exit == 1 && again.stderr.contains("hint: `floe serve token list"), "{again:?}");
     assert_eq!(place.floe(&["serve", "token", "list", "--store", "nowhere"]).exit, 1);
 }
 

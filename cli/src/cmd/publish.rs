@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::Publish;
 use crate::output::Output;
-use crate::place::{Opener, Place};
+use crate::place::{Moved, Opener, Place};
 use crate::report::End;
 use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed};
@@ -32,6 +32,8 @@ struct Report {
     nodes_mended: u64,
     files_read: u64,
     left_out: u64,
+    #[serde(flatten)]
+    moved: Moved,
 }
 
 pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> {
@@ -80,6 +82,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         nodes_mended: done.nodes_mended,
         files_read: done.files_read,
         left_out: done.left_out,
+        moved: store.moved(),
     };
     let mut table = vec![
         (if unchanged { "unchanged" } else { "published" }, report.name.clone()),
@@ -94,6 +97,7 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
     if done.left_out > 0 {
         table.push(("left out", format!("{} ({left_out})", count(done.left_out, "path"))));
     }
+    table.extend(report.moved.line());
     table.push(("time", elapsed(output.elapsed())));
     output.report("publish", &report, &table)?;
     Ok(super::end(unchanged, args.exit_unchanged))

@@ -64,6 +64,12 @@ impl Frame {
         Frame(bytes)
     }
 
+    /// Whether bytes have the outer form of a frame.
+    #[cfg_attr(not(feature = "client"), allow(dead_code))]
+    pub(crate) fn may_be(bytes: &[u8]) -> bool {
+        matches!(bytes, [0 | 1, _, ..]) && bytes.len() <= FRAME_LEN_MAX
+    }
+
     /// Takes an encoded form from `place`; an empty or overlong one, or an unknown codec, is an error.
     pub fn from_bytes(bytes: Vec<u8>, place: &str) -> Result<Frame> {
         if bytes.len() > FRAME_LEN_MAX {

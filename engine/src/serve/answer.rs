@@ -169,7 +169,7 @@ impl From<Error> for Refused {
                 ),
                 _ => (StatusCode::INTERNAL_SERVER_ERROR, failed(action)),
             },
-            Error::Unpublishable { .. } | Error::Changed { .. } => {
+            Error::Unpublishable { .. } | Error::Changed { .. } | Error::Untrusted { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, failed("do that"))
             }
         };

@@ -71,7 +71,9 @@ impl Wanted {
                 }
                 (end, bytes)
             }
-            Wanted::Units(plan, (from, _)) if at < self.len() => (at + 1, plan.unit_len_max(*from + at as u64)),
+            Wanted::Units(plan, (from, _)) if at < self.len() => {
+                (at + 1, plan.unit_len_max(*from + at as u64))
+            }
             Wanted::Units(..) => (at, 0),
         }
     }

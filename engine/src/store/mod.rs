@@ -204,6 +204,11 @@ pub(crate) use crate::version::ROOT_NODE_KIND;
 /// A source that can be written. Writers keep the order chunks, nodes, name: a durable name refers only to
 /// durable nodes, a durable node only to durable chunks.
 pub trait Store: Source {
+    /// True where every question costs a round trip: then many things are best asked about at once, and from several
+    /// threads, which wait more than they work.
+    fn is_far(&self) -> bool {
+        false
+    }
     /// For each id, true if it must be put. What is here but condemned is reprieved, so that a publisher may
     /// rely on it.
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>>;

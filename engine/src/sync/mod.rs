@@ -216,8 +216,8 @@ pub struct Planned {
     pub chunks_missing: u64,
     /// Their plain bytes.
     pub bytes_missing: u64,
-    /// What would be received: frames and nodes, asked for one by one. Where the source makes an update it is less: then
-    /// edits stand in for the nodes, and what an earlier run received is not received again.
+    /// What would be received: the update if the source makes one from what is here, else frames and nodes. HTTP and TLS
+    /// are not counted, and what an earlier run received of an update is.
     pub bytes_fetched: u64,
     /// Bytes taken from what is here.
     pub bytes_reused: u64,
@@ -225,7 +225,7 @@ pub struct Planned {
     pub bytes_written: u64,
     /// Most extra bytes on disk.
     pub bytes_extra_peak: u64,
-    /// Questions to ask, with the same reserve.
+    /// Questions to ask; the name is not counted.
     pub requests: u64,
 }
 

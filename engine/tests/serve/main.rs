@@ -5,6 +5,7 @@ mod fair;
 mod hostile;
 mod orderly;
 mod proxy;
+mod trips;
 mod wire;
 #[path = "../world/mod.rs"]
 mod world;

@@ -14,6 +14,7 @@ mod repair;
 mod salvage;
 mod seen;
 mod stream;
+mod transit;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;

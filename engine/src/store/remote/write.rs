@@ -19,6 +19,8 @@ use crate::store::{Name, NameRecord, NewChunk, Proof, Store, SweepOptions, Swept
 
 /// Most ids that a listing is believed.
 const LISTED_MAX: u64 = 1 << 31;
+// How often something is sent that arrives damaged.
+const SENT_MAX: u32 = 3;
 // More than what stands before the ids of a sweep.
 const SWEEP_HEAD_LEN: usize = 1024;
 
@@ -28,8 +30,21 @@ impl RemoteStore {
         self.outbox.send(&|pack| self.post_pack(path::CHUNKS, pack))
     }
 
+    // What arrives damaged was damaged on the way, because it was whole here: it is sent again.
     fn post_pack(&self, path: &str, pack: &[u8]) -> Result<()> {
-        self.first.ask(&Ask { accept: None, slow: true, ..Ask::post(path, pack) }, done)
+        let post = || self.first.ask(&Ask { accept: None, slow: true, ..Ask::post(path, pack) }, done);
+        let mut sent = 1;
+        loop {
+            match post() {
+                Err(Error::Damaged { .. }) if sent < SENT_MAX => sent += 1,
+                Err(Error::Damaged { what, reason, .. }) => {
+                    let place = format!("what was sent to {}", self.first.place());
+                    let reason = format!("it arrived so {SENT_MAX} times ({reason})");
+                    return Err(Error::Damaged { what, place, reason });
+                }
+                done => return done,
+            }
+        }
     }
 
     // Packs, each as large as the server takes, in order.
@@ -104,6 +119,10 @@ fn done(answer: Answer<'_>) -> Result<(), Failure> {
 }
 
 impl Store for RemoteStore {
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let mut lacks = vec![false; ids.len()];
         let held = self.outbox.holds(ids);

@@ -10,6 +10,7 @@ mod make;
 mod read;
 
 pub use format::{UNIT_RECORD_LEN_MAX, UpdateHeader};
+pub(super) use format::{stream_len, units};
 pub use make::{Update, make};
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;

@@ -302,12 +302,26 @@ impl Subset {
     }
 }
 
+// What is far is read again where it is bad: it may have been damaged on the way.
 fn bad_chunks(
     store: &dyn Store,
     batch: &[ChunkRef],
     progress: &dyn Progress,
 ) -> Result<Vec<(ChunkRef, String)>> {
     check(progress)?;
+    let mut bad = read_bad(store, batch)?;
+    for _ in 0..if store.is_far() { 2 } else { 0 } {
+        if !bad.is_empty() {
+            check(progress)?;
+            let again: Vec<_> = bad.iter().map(|(chunk, _)| *chunk).collect();
+            bad = read_bad(store, &again)?;
+        }
+    }
+    progress.advance(batch.iter().map(|chunk| u64::from(chunk.len)).sum());
+    Ok(bad)
+}
+
+fn read_bad(store: &dyn Store, batch: &[ChunkRef]) -> Result<Vec<(ChunkRef, String)>> {
     let place = store.place();
     let mut bad = Vec::new();
     store.read_chunks(batch, &mut |index, frame| {
@@ -319,7 +333,6 @@ fn bad_chunks(
         if let Err(error) = opened {
             bad.push((*chunk, reason_of(&error)));
         }
-        progress.advance(u64::from(chunk.len));
         Ok(())
     })?;
     Ok(bad)
