@@ -7,6 +7,7 @@ import json, os, random, signal, socket, subprocess, sys, threading, time
 from pathlib import Path
 
 PIECE = 16 << 10
+QUEUE = 64 << 10
 
 
 class Proxy:
@@ -14,7 +15,8 @@ class Proxy:
 
     def __init__(self, port, rate):
         self.to, self.rate, self.lock = port, rate, threading.Lock()
-        self.came, self.mark, self.due = 0, None, None
+        self.came, self.late, self.mark, self.due = 0, 0, None, None
+        self.dead = False
         self.next_at = 0.0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
@@ -26,8 +28,12 @@ class Proxy:
                 client, _ = self.listener.accept()
             except OSError:
                 return
+            server = socket.socket()
+            # What waits in here is on no wire.
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, QUEUE)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, QUEUE)
             try:
-                server = socket.create_connection(("127.0.0.1", self.to))
+                server.connect(("127.0.0.1", self.to))
             except OSError:
                 client.close()
                 continue
@@ -61,6 +67,7 @@ class Proxy:
     def count(self, size):
         with self.lock:
             self.came += size
+            self.late += size if self.dead else 0
             if self.mark is None or self.came < self.mark:
                 return
             self.mark, due = None, self.due
@@ -71,10 +78,10 @@ class Proxy:
             self.mark, self.due = mark, due
 
     def take(self):
-        """What came since it was asked for the last time."""
+        """What came since it was asked for the last time, and how much of it after the client was dead."""
         time.sleep(0.05)
         with self.lock:
-            came, self.came, self.mark = self.came, 0, None
+            came, self.came, self.late, self.mark = (self.came, self.late), 0, 0, None
         return came
 
     def close(self):
@@ -99,12 +106,16 @@ def transfer(command, proxy, marks, victim, revive):
     """Runs `command` to its end, killed at each of `marks`; returns how often that was and the last report."""
     kills, marks = 0, list(marks)
     while True:
+        # What ssh still takes of the last connection comes before the next begins.
+        time.sleep(0.3 if proxy.dead else 0)
+        proxy.dead = False
         with subprocess.Popen([*map(str, command), "--json"], stdout=subprocess.PIPE, text=True) as child:
             def strike():
                 nonlocal kills
                 kills += 1
                 if victim == "client":
                     child.kill()
+                    proxy.dead = True
                 else:
                     revive()
                     if marks:
@@ -158,28 +169,31 @@ def kills(bench, label, old, new, scheme, rate, count=10):
                 bench.sync(store_url(server, proxy, url), "a@old", base)
 
             def begin():
-                shutil.rmtree(place / "replica", ignore_errors=True)
+                # Never the one before, removed: ext4 is slow to make files where many went a moment ago.
+                state["turn"] = state.get("turn", 0) + 1
+                replica = place / f"replica-{state['turn']}"
                 if what == "update":
-                    shutil.copytree(base, place / "replica", symlinks=True)
+                    shutil.copytree(base, replica, symlinks=True)
                 proxy.take()
-            command = [bench.floe, "sync", url, name, place / "replica", "--retries", "20"]
-            begin()
+                return replica, [bench.floe, "sync", url, name, replica, "--retries", "20"]
+            _, command = begin()
             _, report = transfer(command, proxy, [], "nobody", None)
-            whole = proxy.take()
+            whole, _ = proxy.take()
             for victim in ("client", "server"):
                 marks = sorted(dice.randrange(whole) for _ in range(count))
-                begin()
+                replica, command = begin()
                 start_s = time.perf_counter()
                 struck, report = transfer(command, proxy, marks, victim, revive)
-                seconds, came = time.perf_counter() - start_s, proxy.take()
-                same = subprocess.run(["diff", "-r", "--exclude=.floe", tree, place / "replica"]).returncode == 0
+                seconds, (came, late) = time.perf_counter() - start_s, proxy.take()
+                same = subprocess.run(["diff", "-r", "--exclude=.floe", tree, replica]).returncode == 0
                 if not same:
                     sys.exit(f"{label}: {what} differs")
-                units = (came - whole) / (2 << 20)
+                units = (came - late - whole) / (2 << 20)
+                tail = f" besides {late} that came when it was dead" if late else ""
                 bench.record(f"kills, {label}, {scheme}", f"{what}, {victim} killed", 0, seconds, 0, kills=struck, whole=whole,
-                             came=came, marks=marks, rate=rate)
+                             came=came, late=late, marks=marks, rate=rate)
                 bench.say(f"{label}, {scheme}, {rate/1e6:.0f} MB/s, {what}, {victim} killed {struck} times: {whole} bytes undisturbed, "
-                          f"{came} in all, {came - whole:+} = {units:.2f} units of 2 MiB, diff -r silent; aim: at most 1.00")
+                          f"{came} in all, {came - late - whole:+} = {units:.2f} units of 2 MiB{tail}, diff -r silent; aim: at most 1.00")
     finally:
         proxy.close()
         state["server"].__exit__()

@@ -104,7 +104,9 @@ pub struct Publish {
     /// Leave out paths that match, in the syntax of .gitignore; may be given many times
     #[arg(long, value_name = "GLOB")]
     pub exclude: Vec<String>,
-    /// Read every file, even those that look unchanged
+    /// Read every file, even those that look unchanged, and what the store has of them; put again what is damaged there
+    ///
+    /// Without it the records of the store are trusted: a chunk that they know is not put again.
     #[arg(long)]
     pub rehash: bool,
     /// Exit with 3 if the name was already bound to this very tree

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use floe::content::Frame;
 use floe::store::{
-    AppName, Name, NameRecord, NewChunk, RocksOptions, RocksStore, Source, Store, SweepOptions, Swept,
+    AppName, Name, NameRecord, NewChunk, Proof, RocksOptions, RocksStore, Source, Store, SweepOptions, Swept,
 };
 use floe::version::NodeSource;
 use floe::{ChunkId, ChunkRef, Error, NodeId, Result, VersionId};
@@ -133,6 +133,14 @@ impl Store for LazyStore {
 
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>> {
         self.write(|store| store.lacks_nodes(ids))
+    }
+
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>> {
+        self.write(|store| store.prove_chunks(ids))
+    }
+
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>> {
+        self.write(|store| store.prove_nodes(ids))
     }
 
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {

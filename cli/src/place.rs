@@ -15,12 +15,44 @@ use floe::store::{
     RocksStore, Store, Token,
 };
 use floe::{ChunkId, Error, Result};
+use serde::Serialize;
 
 use crate::args::{Mirrors, Reach};
 use crate::output::Output;
 use crate::settings::Settings;
+use crate::terms;
 
 pub use typed::Place;
+
+/// What went over the network: headers and TLS included, tries that failed too.
+#[derive(Clone, Copy, Default, Serialize)]
+pub struct Moved {
+    /// Bytes received.
+    pub bytes_fetched: u64,
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Requests.
+    pub requests: u64,
+}
+
+impl Moved {
+    /// Of two stores together.
+    pub fn and(self, other: Moved) -> Moved {
+        Moved {
+            bytes_fetched: self.bytes_fetched + other.bytes_fetched,
+            bytes_sent: self.bytes_sent + other.bytes_sent,
+            requests: self.requests + other.requests,
+        }
+    }
+
+    /// A line of a table, if anything moved.
+    pub fn line(self) -> Option<(&'static str, String)> {
+        let Moved { bytes_fetched, bytes_sent, requests } = self;
+        let (sent, fetched) = (terms::bytes(bytes_sent), terms::bytes(bytes_fetched));
+        let requests = terms::count(requests, "request");
+        (self.requests > 0).then(|| ("network", format!("{sent} sent, {fetched} received in {requests}")))
+    }
+}
 
 /// A store that was opened.
 pub struct Opened {
@@ -36,6 +68,16 @@ impl Opened {
     /// What went over the network so far; `None` for a directory.
     pub fn counters(&self) -> Option<&Counters> {
         self.counters.as_deref()
+    }
+
+    /// The same as a report tells it: nothing for a directory.
+    pub fn moved(&self) -> Moved {
+        let told = |of: fn(&Counters) -> u64| self.counters().map_or(0, of);
+        Moved {
+            bytes_fetched: told(Counters::received),
+            bytes_sent: told(Counters::sent),
+            requests: told(Counters::requests),
+        }
     }
 }
 
@@ -227,7 +269,8 @@ impl Place {
         if path.join(".floe").is_dir() {
             return Ok(Kind::Replica(path));
         }
-        if path.join("FORMAT").is_file() {
+        // A store that lost the one is told by the other.
+        if path.join("FORMAT").is_file() || path.join("db/CURRENT").is_file() {
             return Ok(Kind::Store);
         }
         std::fs::metadata(path).map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;

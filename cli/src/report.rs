@@ -27,6 +27,8 @@ pub enum End {
         place: String,
         /// It tried to mend them.
         repairing: bool,
+        /// Names may have been lost, and the source may not be a copy of the store.
+        doubt: bool,
     },
 }
 
@@ -84,10 +86,12 @@ pub fn exit(result: Result<End>, doing: Doing<'_>, output: &Output) -> u8 {
     match result {
         Ok(End::Done) => 0,
         Ok(End::Unchanged) => 3,
-        Ok(End::Damaged { things, place, repairing }) => {
+        Ok(End::Damaged { things, place, repairing, doubt }) => {
             let what = if things == 1 { "is damaged" } else { "are damaged" };
             say!("error: {} of {} {what}", count(things, "part"), safe(&place));
-            let cure = if repairing {
+            let cure = if doubt {
+                "repair from a copy of this store; --accept-loss takes the names that SOURCE has for all there were"
+            } else if repairing {
                 "the source lacks sound content for these; repair from another store, or publish the tree again"
             } else {
                 "mend it from a store that has the same versions: floe verify PLACE --repair SOURCE"
@@ -177,6 +181,9 @@ fn class_name(class: ErrorClass) -> &'static str {
     }
 }
 
+const LOST_FORMAT: &str = "`floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a \
+                           SOURCE: printf 'floe store 1\\n' > STORE/FORMAT";
+
 fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
     if output::is_of_stdout(error) {
         return Some(unwritten(doing).to_owned());
@@ -195,6 +202,10 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
         Error::NotFound { what, .. } if what.starts_with("store") => {
             "check the path; `floe publish DIR --store STORE --name NAME` makes a store".to_owned()
         }
+        Error::NotFound { what, .. } if what.starts_with("token") => {
+            "`floe serve token list STORE` shows the tokens that there are".to_owned()
+        }
+        Error::NotFound { what, .. } if what.starts_with("floe server") => CHECK_URL.to_owned(),
         // A directory that does not know any more which version it is.
         Error::NotFound { what, .. } if what == "version" => SYNC_AGAIN.to_owned(),
         Error::NotFound { .. } => "`floe log --store STORE` lists what a store has".to_owned(),
@@ -202,18 +213,16 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
             "if no newer floe wrote this file, remove it and run `floe sync` on this directory".to_owned()
         }
         Error::Malformed { kind, .. } if kind.starts_with("replica ") => SYNC_AGAIN.to_owned(),
-        Error::Malformed { kind: "TLS certificate", .. } => {
-            "if the server has a certificate of your own authority, give it with --ca FILE; the name in the URL must be \
-             one of the certificate's"
-                .to_owned()
-        }
+        Error::Untrusted { reason, .. } => untrusted(reason).to_owned(),
+        Error::Malformed { kind: "answer", .. } => CHECK_URL.to_owned(),
+        Error::Limit { what, .. } if what.contains("of an answer from ") => CHECK_URL.to_owned(),
+        Error::Damaged { place, .. } if place.starts_with("what was sent to ") => ON_THE_WAY.to_owned(),
         Error::Damaged { place, .. } | Error::Malformed { place, .. } if is_of_replica(place) => {
             SYNC_AGAIN.to_owned()
         }
         Error::Limit { what, .. } if is_of_replica(what) => SYNC_AGAIN.to_owned(),
-        Error::Malformed { kind: "store format", .. } => {
-            "put this file back from a copy of the store; the database beside it was not touched".to_owned()
-        }
+        Error::Malformed { kind: "store format", .. } => format!("if no newer floe wrote it: {LOST_FORMAT}"),
+        Error::Damaged { what, .. } if what == "file FORMAT" => LOST_FORMAT.to_owned(),
         Error::Damaged { what, .. } => damaged(what, doing).to_owned(),
         Error::Malformed { .. } | Error::Limit { .. } => damaged("", doing).to_owned(),
         Error::TooNew { .. } => "install a newer floe; this one has changed nothing".to_owned(),
@@ -253,8 +262,9 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
              --token-file FILE, FLOE_TOKEN or ~/.config/floe/credentials"
                 .to_owned()
         }
-        Error::Usage { what, reason } if what.starts_with("credentials file") && reason.contains("mode") => {
-            format!("chmod 600 {}", what.trim_start_matches("credentials file ").replace('`', "'"))
+        Error::Usage { what, reason } if is_secret(what) && reason.contains("its mode is") => {
+            let path = what.trim_start_matches("credentials file ").trim_start_matches("token file ");
+            format!("chmod 600 {}", path.replace('`', "'"))
         }
         Error::Usage { what, .. } if what.starts_with("credentials file") => {
             "a line is a URL, a space and a token; lines that begin with # are skipped".to_owned()
@@ -275,7 +285,9 @@ fn cure(error: &Error, doing: Doing<'_>) -> Option<String> {
 fn network(cause: &(dyn std::error::Error + 'static), doing: Doing) -> &'static str {
     let words = cause.to_string();
     let has = |parts: &[&str]| parts.iter().any(|part| words.contains(part));
-    if has(&["program to connect"]) {
+    if has(&["it speaks TLS"]) {
+        "give the URL with https:// in place of http://"
+    } else if has(&["program to connect"]) {
         "try `ssh HOST floe --version`: it must work without questions; --ssh-floe COMMAND says where floe is there, \
          FLOE_SSH which ssh to use here"
     } else if has(&["refused"]) {
@@ -288,6 +300,23 @@ fn network(cause: &(dyn std::error::Error + 'static), doing: Doing) -> &'static 
         "check the address and the network, and run this again: it continues where it stopped"
     }
 }
+
+fn untrusted(reason: &str) -> &'static str {
+    if reason.contains("issuer") {
+        "if the server has a certificate of your own authority, give that authority's with --ca FILE"
+    } else if reason.contains("host name") {
+        "the host in the URL must be one of the certificate's names"
+    } else if reason.contains("expired") || reason.contains("not valid yet") {
+        "the server needs a new certificate, or a clock is wrong, there or here"
+    } else {
+        "the server needs another certificate; --ca FILE names an authority of your own"
+    }
+}
+
+const CHECK_URL: &str =
+    "check the URL: something else than floe answers there, or something between changes the answers";
+const ON_THE_WAY: &str =
+    "nothing is wrong with the store: something between changes what is sent; use https:// or ssh://";
 
 fn denied(what: &str, reason: &str) -> &'static str {
     if reason.contains("ermission denied") || reason.contains("Host key") {
@@ -304,6 +333,10 @@ const SYNC_AGAIN: &str =
     "run `floe sync` on this directory: it reads every file, keeps what is right and records it again";
 
 // Damage in the state of a directory, which the next sync mends.
+fn is_secret(what: &str) -> bool {
+    what.starts_with("credentials file") || what.starts_with("token file")
+}
+
 fn is_of_replica(place: &str) -> bool {
     place.contains("/.floe/")
 }

@@ -332,12 +332,24 @@ fn things_that_cannot_be_done() {
             "#]],
         },
         Row {
+            before: |place| {
+                synced(place);
+                std::fs::remove_file(place.path("store/FORMAT")).expect("removed");
+            },
+            args: &["verify", "store"],
+            exit: 4,
+            stderr: expect![[r#"
+                error: file FORMAT in store `store` is damaged: it is lost, though the database is there
+                hint: `floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a SOURCE: printf 'floe store 1\n' > STORE/FORMAT
+            "#]],
+        },
+        Row {
             before: |place| place.write("store/FORMAT", "something else"),
             args: &["log", "--store", "store"],
             exit: 4,
             stderr: expect![[r#"
                 error: malformed store format in `store/FORMAT`: it must be one line: `floe store`, a number
-                hint: put this file back from a copy of the store; the database beside it was not touched
+                hint: if no newer floe wrote it: `floe verify STORE --repair SOURCE` writes it anew after a look into the database; without a SOURCE: printf 'floe store 1\n' > STORE/FORMAT
             "#]],
         },
         Row {
@@ -469,7 +481,7 @@ fn a_full_disk_behind_standard_output_is_told_as_that() {
 }
 
 /// Flips a byte in the middle of every table of the store.
-fn corrupt(place: &Place, store: &str) {
+pub fn corrupt(place: &Place, store: &str) {
     let mut tables = 0;
     for entry in fs::read_dir(place.path(store).join("db")).expect("the database") {
         let path = entry.expect("an entry").path();

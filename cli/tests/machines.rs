@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::{Child, Stdio};
 
+use crate::bad_input::corrupt;
 use crate::support::{Place, Server, first, noise, second};
 
 /// A place with two trees, an empty store made by a first publish, and its server.
@@ -97,6 +98,30 @@ fn damage_in_a_served_store_is_mended_over_http() {
     place.report(&["mirror", &server.url, "copy"]);
     assert_eq!(place.report(&["verify", &server.url, "--repair", "copy"])["sound"], true);
     assert_eq!(place.report(&["verify", "copy", "--repair", &server.url])["sound"], true);
+    corrupt(&place, "copy");
+    assert_eq!(place.floe(&["verify", "copy"]).exit, 4);
+    let mended = place.report(&["verify", "copy", "--repair", &server.url]);
+    assert!(mended["sound"] == true && mended["repaired"].as_u64() > Some(0), "{mended}");
+    assert_eq!(place.report(&["verify", "copy"])["sound"], true);
+    place.report(&["sync", "copy", "app@1", "dir"]);
+    place.assert_equal("v1", "dir");
+}
+
+#[test]
+fn damage_behind_a_url_is_mended_through_it() {
+    let (place, server) = served();
+    place.report(&["publish", "v1", "--store", &server.url, "--name", "app@1"]);
+    place.report(&["mirror", &server.url, "copy"]);
+    let address = server.kill();
+    place.report(&["log", "--store", "store"]);
+    corrupt(&place, "store");
+    let server = Server::listen(&place, "store", &address, &[]);
+    assert_eq!(place.floe(&["verify", &server.url]).exit, 4);
+    let mended = place.report(&["verify", &server.url, "--repair", "copy"]);
+    assert!(mended["sound"] == true && mended["repaired"].as_u64() > Some(0), "{mended}");
+    assert_eq!(place.report(&["verify", &server.url])["sound"], true);
+    place.report(&["sync", &server.url, "app@1", "dir"]);
+    place.assert_equal("v1", "dir");
 }
 
 fn begin(place: &Place, args: &[&str]) -> Child {

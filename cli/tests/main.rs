@@ -7,6 +7,7 @@ mod full_disk;
 mod help;
 mod interrupted;
 mod journey;
+mod kills;
 mod machines;
 mod nginx;
 mod readers;

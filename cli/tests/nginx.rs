@@ -87,6 +87,7 @@ fn behind_nginx(buffering: &str) {
     let made = place.floe(&["serve", "token", "create", "--store", "store", "--role", "read"]);
     assert_eq!(made.exit, 0, "{made:?}");
     place.write("read.token", made.stdout);
+    place.mode("read.token", 0o600);
     drop((open, server));
     let server = Server::start(&place, "store", &[]);
     let (_open, url) = nginx(&place, program, &server, buffering);

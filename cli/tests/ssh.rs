@@ -91,7 +91,7 @@ fn a_server_over_standard_input_ends_with_it() {
 }
 
 /// An sshd of our own, killed when dropped.
-struct Sshd(Child);
+pub struct Sshd(Child);
 
 impl Drop for Sshd {
     fn drop(&mut self) {
@@ -107,7 +107,7 @@ fn keygen(place: &Place, name: &str) {
 }
 
 /// Starts an sshd with throw-away keys, for the user of this test; `None` if that cannot be, told loudly.
-fn sshd(place: &Place) -> Option<(Sshd, u16)> {
+pub fn sshd(place: &Place) -> Option<(Sshd, u16)> {
     if !Path::new("/usr/sbin/sshd").exists() {
         println!("SKIPPED: there is no /usr/sbin/sshd");
         return None;
@@ -143,16 +143,23 @@ fn sshd(place: &Place) -> Option<(Sshd, u16)> {
     Some((sshd, port))
 }
 
+/// The words that reach that sshd.
+pub fn command(place: &Place) -> String {
+    let here = place.path("");
+    let here = here.to_str().expect("UTF-8").trim_end_matches('/');
+    format!(
+        "ssh -F none -i {here}/key -o IdentitiesOnly=yes -o StrictHostKeyChecking=accept-new \
+         -o UserKnownHostsFile={here}/known -o BatchMode=yes"
+    )
+}
+
 #[test]
 fn every_verb_through_a_real_sshd() {
     let place = Place::new();
     let Some((_sshd, port)) = sshd(&place) else { return };
     let here = place.path("");
     let here = here.to_str().expect("UTF-8").trim_end_matches('/');
-    let ssh = format!(
-        "ssh -F none -i {here}/key -o IdentitiesOnly=yes -o StrictHostKeyChecking=accept-new \
-         -o UserKnownHostsFile={here}/known -o BatchMode=yes"
-    );
+    let ssh = command(&place);
     let url = format!("ssh://127.0.0.1:{port}{here}/store");
     every_verb(&place, &url, &|args| {
         let mut command = place.command(&[args, &["--ssh-floe", env!("CARGO_BIN_EXE_floe")]].concat());

@@ -22,6 +22,7 @@ fn guarded() -> (Place, Server) {
         let ran = place.floe(&[&["serve", "token", "create", "--store", "store"], args].concat());
         assert_eq!((ran.exit, ran.stdout.lines().count()), (0, 1), "{ran:?}");
         place.write(&format!("{file}.token"), ran.stdout);
+        place.mode(&format!("{file}.token"), 0o600);
     }
     let server = Server::start(&place, "store", &[]);
     (place, server)
@@ -76,7 +77,8 @@ fn tokens_are_listed_and_revoked_while_it_runs() {
     assert_eq!(with(&place, &["log", "--store", &server.url], Some("read")).exit, 0);
     assert_eq!(place.floe(&["serve", "token", "revoke", id, "--store", "store"]).exit, 0);
     assert_eq!(with(&place, &["log", "--store", &server.url], Some("read")).exit, 1);
-    assert_eq!(place.floe(&["serve", "token", "revoke", id, "--store", "store"]).exit, 1);
+    let again = place.floe(&["serve", "token", "revoke", id, "--store", "store"]);
+    assert!(again.exit == 1 && again.stderr.contains("hint: `floe serve token list"), "{again:?}");
     assert_eq!(place.floe(&["serve", "token", "list", "--store", "nowhere"]).exit, 1);
 }
 
@@ -93,8 +95,14 @@ fn a_token_comes_from_a_file_the_environment_or_the_credentials() {
     assert_eq!(log(&|command| _ = command.env("FLOE_TOKEN", read.trim()), &[]).exit, 0);
     // The file that was named wins over the environment.
     place.write("bad.token", "floe_no");
+    place.mode("bad.token", 0o600);
     let both = log(&|command| _ = command.env("FLOE_TOKEN", read.trim()), &["--token-file", "bad.token"]);
     assert_eq!(both.exit, 1, "{both:?}");
+
+    place.mode("read.token", 0o640);
+    let open = log(&|_| {}, &["--token-file", "read.token"]);
+    assert!(open.exit == 2 && open.stderr.contains("0640"), "{open:?}");
+    assert!(open.stderr.contains("hint: chmod 600 'read.token'"), "{open:?}");
 
     let credentials = format!("http://example.org no\n{} {read}", server.url);
     place.write("config/floe/credentials", credentials);
@@ -120,6 +128,36 @@ fn a_token_goes_to_the_server_it_was_given_for_and_no_other() {
     assert_eq!(ran.exit, 0, "{ran:?}");
     let ran = with(&place, &["log", "--store", "http://192.0.2.1", "--retries", "0"], Some("read"));
     assert!(ran.exit == 2 && ran.stderr.contains("--insecure"), "{ran:?}");
+}
+
+#[test]
+fn the_log_names_who_was_refused_and_a_tokens_file_that_is_open() {
+    let (place, server) = guarded();
+    drop(server);
+    place.mode("store/tokens", 0o644);
+    let server = Server::start(&place, "store", &["--log", "json"]);
+    let listed = place.floe(&["serve", "token", "list", "--store", "store", "--json"]).objects();
+    for token in [None, Some("read"), Some("expired")] {
+        let args = ["prune", &*server.url, "--keep-last", "9", "--retries", "0"];
+        assert_eq!(with(&place, &args, token).exit, 1);
+    }
+    place.floe(&["serve", "token", "create", "--store", "store", "--role", "read"]);
+    drop(server);
+    let log = fs::read_to_string(place.path("serve.log")).expect("a log");
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let lines: Vec<_> = lines.map(|line| line["fields"].clone()).collect();
+    let callers: Vec<_> = lines.iter().filter_map(|line| line["caller"].as_str()).collect();
+    let id = |at: usize| listed[at]["id"].as_str().expect("an id");
+    for caller in ["127.0.0.1", id(0), id(4)] {
+        assert!(callers.contains(&caller), "{caller}: {log}");
+    }
+    let warned =
+        |line: &&serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains("0644"));
+    assert_eq!(lines.iter().filter(warned).count(), 1, "{log}");
+    // Making a token makes the file private again.
+    use std::os::unix::fs::PermissionsExt;
+    let mode = fs::metadata(place.path("store/tokens")).expect("there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]

@@ -61,11 +61,23 @@ pub(crate) fn encode_filed<T: Encode>(kind: Kind, record: &T) -> Vec<u8> {
 // Fills in the header of a record whose body is already behind it.
 fn seal(kind: Kind, bytes: &mut [u8]) {
     let (header, body) = bytes.split_at_mut(FILED_HEADER_LEN);
+    header.copy_from_slice(&header_of(kind, [&*body]));
+}
+
+/// The header of a filed record whose body is in `parts`.
+pub(crate) fn header_of<'p>(kind: Kind, parts: impl IntoIterator<Item = &'p [u8]>) -> [u8; FILED_HEADER_LEN] {
+    let (mut hasher, mut len) = (blake3::Hasher::new(), 0u64);
+    for part in parts {
+        hasher.update(part);
+        len += part.len() as u64;
+    }
+    let mut header = [0; FILED_HEADER_LEN];
     header[..4].copy_from_slice(&MAGIC);
     header[4] = kind.number;
     header[5] = kind.format;
-    header[8..16].copy_from_slice(&(body.len() as u64).to_le_bytes());
-    header[16..].copy_from_slice(blake3::hash(body).as_bytes());
+    header[8..16].copy_from_slice(&len.to_le_bytes());
+    header[16..].copy_from_slice(hasher.finalize().as_bytes());
+    header
 }
 
 /// Puts a header before any bytes, so that the doors of `testing` reach what lies behind its hash.

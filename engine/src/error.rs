@@ -52,6 +52,16 @@ pub enum Error {
         /// What is wrong.
         reason: String,
     },
+    /// The other side does not prove that it is who it should be.
+    #[error("{what} of {place} is not trusted: {reason}")]
+    Untrusted {
+        /// What it shows, as in "certificate".
+        what: String,
+        /// The other side, without secrets.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A format newer than this build reads.
     #[error("{kind} in {place} has format {found}, but this floe reads up to {supported}")]
     TooNew {
@@ -200,6 +210,7 @@ impl Error {
             Error::Damaged { .. }
             | Error::Malformed { .. }
             | Error::Limit { .. }
+            | Error::Untrusted { .. }
             | Error::UnsafePath { .. } => ErrorClass::Damaged,
             Error::Conflict { .. } | Error::Locked { .. } => ErrorClass::Conflict,
             Error::Usage { .. } => ErrorClass::Usage,

@@ -7,7 +7,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Options for a store that is a URL")]
 pub struct Reach {
-    /// Read the token from this file; else it is taken from FLOE_TOKEN, else from floe's credentials file
+    /// Read the token from this file, which others must not be able to read; else it is taken from FLOE_TOKEN, else from floe's credentials file
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Trust the certificates (PEM) in this file, instead of those that this machine trusts

@@ -87,22 +87,28 @@ pub enum LogAs {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Limits of the server")]
 pub struct Limits {
-    /// Connections at once; more wait
+    /// Connections at once; for one more, the address with most of them loses one, an idle one first
     #[arg(long, value_name = "N", default_value = "1024")]
     pub max_connections: NonZeroUsize,
-    /// Connections at once from one address; more are closed
+    /// Connections at once from one address (of IPv6, one /64); for one more, one that asked nothing yet is closed, or else the new one
     #[arg(long, value_name = "N", default_value = "256")]
     pub max_client_connections: NonZeroUsize,
-    /// Requests with a body or a stream at once from one address; more are told to come again
+    /// Requests at work at once for one address; more are told to come again
     #[arg(long, value_name = "N", default_value = "256")]
     pub max_client_streams: NonZeroUsize,
-    /// Update streams at once; more are told to come again
-    #[arg(long, value_name = "N", default_value = "128")]
+    /// Updates being worked out at once; more wait for --stall-timeout and are then told to come again
+    #[arg(long, value_name = "N", default_value = "4")]
     pub max_updates: NonZeroUsize,
-    /// Memory for answers that were read but not yet sent
+    /// Memory for updates that were worked out, which all who ask for the same share
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
+    pub max_update_memory: u64,
+    /// Listings of everything in the store at once, as prune and verify ask for; more wait as updates do
+    #[arg(long, value_name = "N", default_value = "16")]
+    pub max_listings: NonZeroUsize,
+    /// Memory for answers that were read but not yet sent. Of this, of the other memory and of updates one address never gets more than it leaves: half if it is alone
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub max_in_flight: u64,
-    /// Memory for requests that were received but not yet stored
+    /// Memory for requests that were received but not yet stored, and for lists of what is being sent
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub max_bodies: u64,
     /// Length of the body of one request
@@ -117,16 +123,16 @@ pub struct Limits {
     /// Time for the headers of a request, or for a TLS handshake
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
     pub header_timeout: Duration,
-    /// Silence between two requests of a connection
+    /// Silence between two requests of a connection; less if there are too many connections
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub idle_timeout: Duration,
-    /// Silence within a request or an answer
+    /// Silence within a request or an answer, and time to send or take less than --min-rate of it
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub stall_timeout: Duration,
-    /// One request with its answer
+    /// One request with its answer, however fast
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub total_timeout: Duration,
-    /// What a client must send or take in a second while there is something to send or take
+    /// What a client must send or take in a second, over each --stall-timeout, while there is something to send or take
     #[arg(long, value_name = "RATE", default_value = "1K", value_parser = size)]
     pub min_rate: u64,
     /// What all answers together take in a second, at most [default: no limit]
@@ -167,17 +173,21 @@ pub enum TokenVerb {
 #[command(after_help = "\
 Examples:
   floe serve token create --store ./store --role read
-  floe serve token create --store ./store --role publish --app game --expires 90d > token
+  (umask 077; floe serve token create --store ./store --role publish --app game --expires 90d > token)
+
+With --app a token of role read or publish sees and binds only names of that app, and one of role admin also unbinds
+them. What concerns the whole store (prune, verify, repair, private metrics) it may not do, whatever its role; and chunks
+and nodes are not told apart by app: any token reads those whose ids it knows.
 
 A token is given to a client in a file (--token-file), in FLOE_TOKEN, or on a line `URL TOKEN` in
-~/.config/floe/credentials, which others must not be able to read.")]
+~/.config/floe/credentials. Both files must not be accessible to others (chmod 600).")]
 pub struct TokenCreate {
     #[command(flatten)]
     pub at: TokensAt,
-    /// What it allows: read; publish, too; or admin: all, also prune and repair
+    /// What it allows: read; publish, too; or admin: all, also prune and repair (not with --app)
     #[arg(long, value_name = "ROLE", value_parser = ["read", "publish", "admin"])]
     pub role: String,
-    /// Only for names of this app: the part before the @
+    /// Only for names of this app, the part before the @; see below
     #[arg(long, value_name = "APP")]
     pub app: Option<String>,
     /// How long it is good, as in `90d` [default: until it is revoked]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::args::Mirror;
 use crate::output::Output;
-use crate::place::{Opener, Place};
+use crate::place::{Moved, Opener, Place};
 use crate::report::End;
 use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed};
@@ -20,6 +20,8 @@ struct Report {
     chunks: u64,
     nodes: u64,
     bytes_copied: u64,
+    #[serde(flatten)]
+    moved: Moved,
 }
 
 pub fn run(args: &Mirror, settings: &Settings, output: &Output) -> Result<End> {
@@ -46,6 +48,7 @@ pub fn run(args: &Mirror, settings: &Settings, output: &Output) -> Result<End> {
         chunks: done.chunks,
         nodes: done.nodes,
         bytes_copied: done.bytes,
+        moved: from.moved().and(to.moved()),
     };
     let copied = format!(
         "{} in {} and {}",
@@ -53,11 +56,12 @@ pub fn run(args: &Mirror, settings: &Settings, output: &Output) -> Result<End> {
         count(report.chunks, "chunk"),
         count(report.nodes, "node")
     );
-    let table = [
+    let mut table = vec![
         ("mirrored", format!("{}, {} there already", count(report.names, "name"), report.names_unchanged)),
         ("copied", copied),
-        ("time", elapsed(output.elapsed())),
     ];
+    table.extend(report.moved.line());
+    table.push(("time", elapsed(output.elapsed())));
     output.report("mirror", &report, &table)?;
     Ok(super::end(report.unchanged, args.exit_unchanged))
 }

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::Publish;
 use crate::output::Output;
-use crate::place::{Opener, Place};
+use crate::place::{Moved, Opener, Place};
 use crate::report::End;
 use crate::settings::Settings;
 use crate::terms::{bytes, count, elapsed};
@@ -28,8 +28,12 @@ struct Report {
     bytes_new: u64,
     bytes_stored: u64,
     nodes_new: u64,
+    chunks_mended: u64,
+    nodes_mended: u64,
     files_read: u64,
     left_out: u64,
+    #[serde(flatten)]
+    moved: Moved,
 }
 
 pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> {
@@ -74,8 +78,11 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         bytes_new: done.bytes_new,
         bytes_stored: done.bytes_stored,
         nodes_new: done.nodes_new,
+        chunks_mended: done.chunks_mended,
+        nodes_mended: done.nodes_mended,
         files_read: done.files_read,
         left_out: done.left_out,
+        moved: store.moved(),
     };
     let mut table = vec![
         (if unchanged { "unchanged" } else { "published" }, report.name.clone()),
@@ -83,9 +90,14 @@ pub fn run(args: &Publish, settings: &Settings, output: &Output) -> Result<End> 
         ("files", format!("{} ({}), {} read", done.files, bytes(done.bytes), done.files_read)),
         ("new", new(&report)),
     ];
+    if done.chunks_mended + done.nodes_mended > 0 {
+        let (chunks, nodes) = (count(done.chunks_mended, "chunk"), count(done.nodes_mended, "node"));
+        table.push(("mended", format!("{chunks} and {nodes} that the store had damaged")));
+    }
     if done.left_out > 0 {
         table.push(("left out", format!("{} ({left_out})", count(done.left_out, "path"))));
     }
+    table.extend(report.moved.line());
     table.push(("time", elapsed(output.elapsed())));
     output.report("publish", &report, &table)?;
     Ok(super::end(unchanged, args.exit_unchanged))

@@ -92,6 +92,8 @@ fn options(args: &Serve, dir: &Path) -> Result<ServeOptions> {
             connections_per_client: limits.max_client_connections.get(),
             streams_per_client: limits.max_client_streams.get(),
             updates: limits.max_updates.get(),
+            updates_bytes_max: limits.max_update_memory,
+            listings: limits.max_listings.get(),
             in_flight_bytes_max: limits.max_in_flight,
             bodies_bytes_max: limits.max_bodies,
             body_len_max: limits.max_body,

@@ -29,6 +29,7 @@ struct Report {
     files_foreign: u64,
     paths_unpublishable: u64,
     files_protected: u64,
+    old_database: Option<&'static str>,
 }
 
 /// One damaged thing as an object.
@@ -60,8 +61,9 @@ pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
         });
     }
     let kind = place.kind()?;
+    let mut old_database = None;
     let found = match kind {
-        Kind::Store => store(&place, source.as_ref(), &opener, &options, output)?,
+        Kind::Store => store(&place, source.as_ref(), &opener, &options, output, &mut old_database)?,
         Kind::Replica(_) if args.subset.is_some() => {
             return Err(Error::Usage {
                 what: "option `--subset`".to_owned(),
@@ -70,7 +72,7 @@ pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
         }
         Kind::Replica(dir) => replica(dir, source.as_ref(), &opener, &options, output)?,
     };
-    tell(&found, kind, output)?;
+    tell(&found, kind, old_database, output)?;
     if found.damage.is_empty() {
         return Ok(End::Done);
     }
@@ -78,6 +80,7 @@ pub fn run(args: &Verify, settings: &Settings, output: &Output) -> Result<End> {
         things: found.damage.len() as u64,
         place: args.place.clone(),
         repairing: source.is_some(),
+        doubt: found.damage.iter().any(|damage| damage.what == "list of names"),
     })
 }
 
@@ -87,13 +90,19 @@ fn store(
     opener: &Opener<'_>,
     options: &VerifyOptions,
     output: &Output,
+    old_database: &mut Option<&'static str>,
 ) -> Result<Verified> {
     let Some(source) = source else {
         return floe::sync::verify_store(&*opener.read(place)?, options, output);
     };
     // The source first: nothing is put aside for one that does not open.
     let source = opener.read(source)?;
-    floe::sync::repair_store(&*opener.mend(place)?, &*source, options, output)
+    let mended = opener.mend(place)?;
+    let aside = || place.dir().is_some_and(|dir| dir.join("db-damaged").is_dir());
+    let was_aside = aside();
+    let found = floe::sync::repair_store(&*mended, &*source, options, output)?;
+    *old_database = was_aside.then(|| if aside() { "kept" } else { "removed" });
+    Ok(found)
 }
 
 fn replica(
@@ -150,7 +159,7 @@ impl Progress for Counting<'_> {
     }
 }
 
-fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
+fn tell(found: &Verified, kind: Kind<'_>, old_database: Option<&'static str>, output: &Output) -> Result<()> {
     for Damage { what, reason, needed_by } in &found.damage {
         output.object(&Line { kind: "damage", what, reason, needed_by })?;
         output.line(format_args!("damaged   {}: {}", safe(what), safe(reason)))?;
@@ -173,6 +182,7 @@ fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
         files_foreign: found.files_foreign,
         paths_unpublishable: found.paths_unpublishable,
         files_protected: found.files_protected,
+        old_database,
     };
     let checked = match kind {
         Kind::Store => format!(
@@ -201,9 +211,16 @@ fn tell(found: &Verified, kind: Kind<'_>, output: &Output) -> Result<()> {
         (damaged, 0) => format!("{damaged} damaged"),
         (damaged, repaired) => format!("{repaired} repaired, {damaged} still damaged"),
     };
-    output.report(
-        "verify",
-        &report,
-        &[("verified", checked), ("result", result), ("time", elapsed(output.elapsed()))],
-    )
+    let mut table = vec![("verified", checked), ("result", result)];
+    match old_database {
+        Some("kept") => {
+            table.push(("old database", "kept as db-damaged/ until a repair ends well".to_owned()))
+        }
+        Some(_) => {
+            table.push(("old database", "removed, with what no name needs and could not be read".to_owned()))
+        }
+        None => {}
+    }
+    table.push(("time", elapsed(output.elapsed())));
+    output.report("verify", &report, &table)
 }

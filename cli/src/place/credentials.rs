@@ -19,7 +19,9 @@ const CREDENTIALS_LEN_MAX: u64 = 1 << 20;
 
 /// The token in a file that holds nothing else.
 pub fn from_token_file(path: &Path) -> Result<Token> {
-    let text = read(&open(path)?, path, TOKEN_FILE_LEN_MAX)?;
+    let file = open(path)?;
+    private(&file, "token file", path)?;
+    let text = read(&file, path, TOKEN_FILE_LEN_MAX)?;
     token(&text).map_err(|reason| refused("token file", path, &reason))
 }
 
@@ -35,16 +37,7 @@ pub fn from_credentials(path: &Path, url: &RemoteAddress) -> Result<Option<Token
         Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         other => other?,
     };
-    // Of the file that is read, not of the path: the path may mean another one by now.
-    let meta = file.metadata().map_err(|source| io("read", path, source))?;
-    let mode = meta.permissions().mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(refused(
-            "credentials file",
-            path,
-            &format!("others may read it (its mode is {mode:04o})"),
-        ));
-    }
+    private(&file, "credentials file", path)?;
     find(&read(&file, path, CREDENTIALS_LEN_MAX)?, url, path)?.map(Token::parse).transpose()
 }
 
@@ -80,6 +73,17 @@ fn token(text: &str) -> Result<Token, String> {
 
 fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|source| io("open", path, source))
+}
+
+// Of the file that is read, not of the path: the path may mean another one by now.
+fn private(file: &File, kind: &str, path: &Path) -> Result<()> {
+    let meta = file.metadata().map_err(|source| io("read", path, source))?;
+    let mode = meta.permissions().mode() & 0o7777;
+    // A pipe or a terminal is between two that have it open already.
+    if meta.is_file() && mode & 0o077 != 0 {
+        return Err(refused(kind, path, &format!("others may read it (its mode is {mode:04o})")));
+    }
+    Ok(())
 }
 
 fn read(file: &File, path: &Path, len_max: u64) -> Result<String> {
@@ -139,10 +143,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("credentials");
         assert!(from_credentials(&path, &url("https://host")).expect("no file").is_none());
+        let token = dir.path().join("token");
         fs::write(&path, "https://host secret\n").expect("written");
+        fs::write(&token, "secret\n").expect("written");
         for (mode, fine) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o622, false)] {
-            fs::set_permissions(&path, Permissions::from_mode(mode)).expect("a mode");
+            for path in [&path, &token] {
+                fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+            }
             assert_eq!(from_credentials(&path, &url("https://host")).is_ok(), fine, "{mode:o}");
+            assert_eq!(from_token_file(&token).is_ok(), fine, "{mode:o}");
         }
     }
 
@@ -152,6 +161,7 @@ mod tests {
         let path = dir.path().join("token");
         for (text, fine) in [("abc\n", true), ("  abc", true), ("", false), ("a b", false), ("a\nb", false)] {
             fs::write(&path, text).expect("written");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("a mode");
             assert_eq!(from_token_file(&path).is_ok(), fine, "{text:?}");
         }
         fs::write(&path, "x".repeat(5000)).expect("written");

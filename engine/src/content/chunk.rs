@@ -64,6 +64,12 @@ impl Frame {
         Frame(bytes)
     }
 
+    /// Whether bytes have the outer form of a frame.
+    #[cfg_attr(not(feature = "client"), allow(dead_code))]
+    pub(crate) fn may_be(bytes: &[u8]) -> bool {
+        matches!(bytes, [0 | 1, _, ..]) && bytes.len() <= FRAME_LEN_MAX
+    }
+
     /// Takes an encoded form from `place`; an empty or overlong one, or an unknown codec, is an error.
     pub fn from_bytes(bytes: Vec<u8>, place: &str) -> Result<Frame> {
         if bytes.len() > FRAME_LEN_MAX {
@@ -97,16 +103,21 @@ impl Frame {
         self.0.get(1..).unwrap_or_default()
     }
 
-    // Its `len` plain bytes, or why it has not.
-    fn plain(self, len: usize) -> std::result::Result<Vec<u8>, String> {
-        let plain = match self.codec() {
+    // Its plain bytes, at most `most` of them if they are encoded, or why it has none.
+    fn decode(self, most: usize) -> std::result::Result<Vec<u8>, String> {
+        match self.codec() {
             Codec::Stored => {
                 let mut bytes = self.into_bytes();
                 bytes.remove(0);
-                bytes
+                Ok(bytes)
             }
-            Codec::Zstd => decompress(self.body(), len).ok_or("its frame does not decode")?,
-        };
+            Codec::Zstd => Ok(decompress(self.body(), most).ok_or("its frame does not decode")?),
+        }
+    }
+
+    // Its `len` plain bytes, or why it has not.
+    fn plain(self, len: usize) -> std::result::Result<Vec<u8>, String> {
+        let plain = self.decode(len)?;
         match plain.len() == len {
             true => Ok(plain),
             false => Err(format!("{} bytes where {len} belong", plain.len())),
@@ -153,29 +164,20 @@ impl Chunk {
         Ok(Chunk { id: want.id, plain })
     }
 
-    /// Takes a frame whose id and length were lost for what its content says; `None` if it does not decode to 1 to
-    /// `CHUNK_LEN_MAX` bytes.
-    pub fn of_frame(frame: Frame) -> Option<Chunk> {
-        let plain = match frame.codec() {
-            Codec::Stored => frame.body().to_vec(),
-            Codec::Zstd => decompress(frame.body(), CHUNK_LEN_MAX as usize)?,
+    /// Opens a frame whose chunk has no name yet: bounds, decodes to exactly `len` bytes (without one, to 1 to
+    /// `CHUNK_LEN_MAX`), and names the chunk by their hash. What it stands for is the caller's to prove.
+    pub fn open_unnamed(frame: Frame, len: Option<u32>, place: &str) -> Result<Chunk> {
+        let plain = match len {
+            Some(len) if (1..=CHUNK_LEN_MAX).contains(&len) => frame.plain(len as usize),
+            Some(len) => return Err(out_of_bounds(len as usize, place)),
+            None => frame.decode(CHUNK_LEN_MAX as usize),
         };
-        (1..=CHUNK_LEN_MAX as usize).contains(&plain.len()).then(|| Chunk::new(plain))
-    }
-
-    /// Opens a frame whose chunk has no name yet: bounds, decodes to exactly `len` bytes, and names the chunk by
-    /// their hash. What it stands for is the caller's to prove.
-    pub fn open_unnamed(frame: Frame, len: u32, place: &str) -> Result<Chunk> {
-        if !(1..=CHUNK_LEN_MAX).contains(&len) {
-            let what = format!("length of a chunk in {place}");
-            return Err(Error::Limit { what, actual: u64::from(len), max: u64::from(CHUNK_LEN_MAX) });
+        let damaged = |reason| Error::Damaged { what: "a chunk".to_owned(), place: place.to_owned(), reason };
+        let plain = plain.map_err(damaged)?;
+        match (1..=CHUNK_LEN_MAX as usize).contains(&plain.len()) {
+            true => Ok(Chunk::new(plain)),
+            false => Err(out_of_bounds(plain.len(), place)),
         }
-        let plain = frame.plain(len as usize).map_err(|reason| Error::Damaged {
-            what: "a chunk".to_owned(),
-            place: place.to_owned(),
-            reason,
-        })?;
-        Ok(Chunk::new(plain))
     }
 
     /// Its name.
@@ -203,6 +205,11 @@ impl fmt::Debug for Chunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Chunk({}, {} bytes)", self.id.short(), self.plain.len())
     }
+}
+
+fn out_of_bounds(len: usize, place: &str) -> Error {
+    let what = format!("length of a chunk in {place}");
+    Error::Limit { what, actual: len as u64, max: u64::from(CHUNK_LEN_MAX) }
 }
 
 // `None` when the result does not fit into `into`.

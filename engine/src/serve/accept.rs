@@ -1,5 +1,8 @@
 //! Connections: accepted within bounds, spoken to in HTTP/1.1 (one request at a time each), and ended in order.
+//!
+//! While a server stops, those that have a request at work go on, and new ones are only told that it stops.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,13 +15,14 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 
-use super::limits::{Place, Places, Rate, client_of};
+use super::guests::{Guests, NoSeat, Seat};
+use super::limits::{Rate, client_of};
 use super::site::{Connection, Site};
 use super::watched::{Phase, Times, Watched};
 
@@ -63,16 +67,18 @@ impl Door {
         connection: Connection,
         mut stop: Stop,
     ) {
+        let peer = connection.peer;
         let router = TowerToHyperService::new(self.router.clone().into_service::<Incoming>());
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(connection.clone());
             router.call(request)
         });
-        let talk = self.http().serve_connection(TokioIo::new(io), service);
+        let stopping = stop.borrow().is_some();
+        let talk = self.http().keep_alive(!stopping).serve_connection(TokioIo::new(io), service);
         tokio::pin!(talk);
         let result = tokio::select! {
             result = talk.as_mut() => result,
-            () = told(&mut stop) => {
+            () = told(&mut stop), if !stopping => {
                 talk.as_mut().graceful_shutdown();
                 talk.await
             }
@@ -80,15 +86,27 @@ impl Door {
         if let Err(error) = result {
             let reason = if error.is_parse() { "garbage" } else { "broken" };
             self.site.metrics.refused(reason);
-            tracing::debug!(target: "floe::serve", %error, reason, "a connection ended");
+            tracing::debug!(target: "floe::serve", %error, reason, peer = %shown(peer), "a connection ended");
         }
     }
 
-    async fn welcome(self: Arc<Self>, stream: TcpStream, peer: IpAddr, held: Held, stop: Stop) {
+    async fn welcome(self: Arc<Self>, guest: Guest, stop: Stop) {
+        let Guest { stream, peer, phase, held } = guest;
+        let leave = Arc::clone(&held.seat.leave);
+        tokio::select! {
+            () = self.receive(stream, peer, phase, stop) => {}
+            () = leave.notified() => {
+                self.site.metrics.refused("crowd");
+                tracing::debug!(target: "floe::serve", %peer, "a connection had to make room");
+            }
+        }
+        drop(held);
+    }
+
+    async fn receive(&self, stream: TcpStream, peer: IpAddr, phase: Arc<Phase>, stop: Stop) {
         let limits = &self.site.options.limits;
         // Small answers go at once; large ones are gathered above.
         let _ = stream.set_nodelay(true);
-        let phase = Phase::new();
         let io = Watched::new(stream, Some(Times::of(limits)), Arc::clone(&phase), self.rate.clone());
         let connection = Connection { peer: Some(peer), phase };
         match &self.tls {
@@ -102,14 +120,24 @@ impl Door {
                 Err(_) => self.site.metrics.refused("slow"),
             },
         }
-        drop(held);
     }
 }
 
-// A connection's places, until it ends.
+fn shown(peer: Option<IpAddr>) -> String {
+    peer.map_or_else(|| "pipe".to_owned(), |peer| peer.to_string())
+}
+
+// A new connection.
+struct Guest {
+    stream: TcpStream,
+    peer: IpAddr,
+    phase: Arc<Phase>,
+    held: Held,
+}
+
+// A connection's place, until it ends.
 struct Held {
-    _all: OwnedSemaphorePermit,
-    _own: Option<Place>,
+    seat: Seat,
     site: Arc<Site>,
 }
 
@@ -119,60 +147,97 @@ impl Drop for Held {
     }
 }
 
+/// Listens at `addr`. As many as the system allows may wait to be accepted: a crowd is told apart here, not there.
+pub(super) fn bind(addr: SocketAddr) -> io::Result<TcpListener> {
+    const WAITING_MAX: u32 = 4096;
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that was just stopped does not keep the address from the next.
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(WAITING_MAX)
+}
+
 /// Accepts connections until `stop` says so, then lets them end for the time it says. Returns how many were cut.
-pub(super) async fn listen(door: Arc<Door>, listener: TcpListener, mut stop: Stop) -> usize {
+pub(super) async fn listen(door: Arc<Door>, listener: TcpListener, stop: Stop) -> usize {
     let limits = &door.site.options.limits;
-    let all = Arc::new(Semaphore::new(limits.connections));
-    let own = Places::new(limits.connections_per_client);
+    let guests = Guests::new(limits.connections, limits.connections_per_client);
     let mut open = JoinSet::new();
     let mut stopping = stop.clone();
     loop {
-        // A place first: who does not get one waits in the kernel, where it costs nothing.
-        let next = async {
-            let place = Arc::clone(&all).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
-            next = next => next,
-            Some(_) = open.join_next() => continue,
-            () = told(&mut stopping) => break,
-        };
-        match (place, accepted) {
-            (Ok(place), Ok((stream, peer))) => welcome(&door, &mut open, &own, (place, stream, peer), &stop),
-            (Err(_), _) => break,
-            (_, Err(error)) => {
-                door.site.metrics.refused("accept");
-                tracing::warn!(target: "floe::serve", %error, "a connection could not be accepted");
-                // No descriptors left, most likely: some have to come free.
-                sleep(Duration::from_millis(50)).await;
+        let next = next_guest(&door, &listener, &guests);
+        tokio::pin!(next);
+        let guest = loop {
+            tokio::select! {
+                guest = &mut next => break guest,
+                Some(_) = open.join_next() => {}
+                () = told(&mut stopping) => return end(&door, &listener, &guests, open, stop).await,
             }
+        };
+        if let Some(guest) = guest {
+            open.spawn(Arc::clone(&door).welcome(guest, stop.clone()));
         }
     }
-    drop(listener);
+}
+
+// Lets what is `open` end in time. Who comes meanwhile is told no, so that others need not find it out by themselves.
+async fn end(
+    door: &Arc<Door>,
+    listener: &TcpListener,
+    guests: &Arc<Guests>,
+    mut open: JoinSet<()>,
+    mut stop: Stop,
+) -> usize {
     let grace = stop.borrow_and_update().unwrap_or_default();
-    let ended = timeout(grace, async { while open.join_next().await.is_some() {} }).await;
+    let mut asking = JoinSet::new();
+    let ending = async {
+        loop {
+            tokio::select! {
+                ended = open.join_next() => if ended.is_none() { break },
+                guest = next_guest(door, listener, guests) => {
+                    if let Some(guest) = guest {
+                        asking.spawn(Arc::clone(door).welcome(guest, stop.clone()));
+                    }
+                }
+                Some(_) = asking.join_next() => {}
+            }
+        }
+    };
+    let ended = timeout(grace, ending).await;
+    asking.shutdown().await;
     let cut = if ended.is_ok() { 0 } else { open.len() };
     open.shutdown().await;
     cut
 }
 
-fn welcome(
-    door: &Arc<Door>,
-    open: &mut JoinSet<()>,
-    own: &Arc<Places>,
-    (place, stream, peer): (OwnedSemaphorePermit, TcpStream, SocketAddr),
-    stop: &Stop,
-) {
-    let site = Arc::clone(&door.site);
-    // A proxy's address is everybody's.
-    let own = match site.options.proxied {
-        true => None,
-        false => match own.take(client_of(peer.ip())) {
-            Some(own) => Some(own),
-            None => return site.metrics.refused("connections"),
-        },
+// The next connection that has a place; `None` if it had to be closed.
+async fn next_guest(door: &Door, listener: &TcpListener, guests: &Arc<Guests>) -> Option<Guest> {
+    let metrics = &door.site.metrics;
+    let (stream, peer) = match listener.accept().await {
+        Ok((stream, peer)) => (stream, peer.ip()),
+        Err(error) => {
+            metrics.refused("accept");
+            tracing::warn!(target: "floe::serve", %error, "a connection could not be accepted");
+            // No descriptors left, most likely: some have to come free.
+            sleep(Duration::from_millis(50)).await;
+            return None;
+        }
     };
-    site.metrics.connections_open.inc();
-    let held = Held { _all: place, _own: own, site };
-    open.spawn(Arc::clone(door).welcome(stream, peer.ip(), held, stop.clone()));
+    // A proxy's address is everybody's.
+    let client = (!door.site.options.proxied).then(|| client_of(peer));
+    let phase = Phase::new();
+    loop {
+        match guests.seat(client, &phase) {
+            Ok((seat, _)) => {
+                metrics.connections_open.inc();
+                let held = Held { seat, site: Arc::clone(&door.site) };
+                return Some(Guest { stream, peer, phase, held });
+            }
+            Err(NoSeat::Full) => guests.some_left().await,
+            Err(NoSeat::Client) => {
+                metrics.refused("connections");
+                tracing::debug!(target: "floe::serve", %peer, "too many connections of one address");
+                return None;
+            }
+        }
+    }
 }

@@ -17,13 +17,34 @@ pub(super) struct Refused {
     refusal: Refusal,
     /// For the metrics.
     pub label: &'static str,
-    /// What only the log says.
-    pub cause: Option<String>,
+    pub unseen: Box<Unseen>,
 }
+
+/// What only the log says.
+#[derive(Debug, Default)]
+pub(super) struct Unseen {
+    pub cause: Option<String>,
+    /// The id of the token that the request came with, if that is known.
+    pub caller: Option<String>,
+}
+
+/// The type of JSON.
+pub(super) const JSON: &str = "application/json";
 
 impl Refused {
     fn new(status: StatusCode, label: &'static str, class: &str, what: String, reason: String) -> Self {
-        Self { status, refusal: Refusal { class: class.to_owned(), what, reason }, label, cause: None }
+        Self {
+            status,
+            refusal: Refusal { class: class.to_owned(), what, reason },
+            label,
+            unseen: Box::default(),
+        }
+    }
+
+    /// Known to come from the token with this id.
+    pub fn with_caller(mut self, id: Option<String>) -> Self {
+        self.unseen.caller = id;
+        self
     }
 
     /// Who asks did not say who they are.
@@ -70,9 +91,26 @@ impl Refused {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "usage", class, what, reason)
     }
 
+    /// It is not HTTP as it should be; nothing after it on its connection can be trusted to be.
+    pub fn malformed(what: &str, reason: &str) -> Self {
+        let class = class_word(ErrorClass::Usage);
+        Self::new(StatusCode::BAD_REQUEST, "malformed", class, what.to_owned(), reason.to_owned())
+    }
+
+    /// Its body is of another type than the path takes.
+    pub fn wrong_type(told: &str, wanted: &str) -> Self {
+        let class = class_word(ErrorClass::Usage);
+        let what = match told {
+            "" => "a body without a type".to_owned(),
+            told => format!("a body of type `{}`", told.chars().take(100).collect::<String>().escape_debug()),
+        };
+        let reason = format!("this path takes `{wanted}`");
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "type", class, what, reason)
+    }
+
     pub fn into_response(self) -> Response<Body> {
         let body = serde_json::to_vec(&self.refusal).unwrap_or_default();
-        let mut response = with(self.status, "application/json", Body::from(body));
+        let mut response = with(self.status, JSON, Body::from(body));
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if self.status == StatusCode::UNAUTHORIZED {
@@ -81,7 +119,11 @@ impl Refused {
         if matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        if matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE) {
+        let unread = matches!(
+            self.status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNSUPPORTED_MEDIA_TYPE
+        );
+        if unread || self.label == "malformed" {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -127,12 +169,13 @@ impl From<Error> for Refused {
                 ),
                 _ => (StatusCode::INTERNAL_SERVER_ERROR, failed(action)),
             },
-            Error::Unpublishable { .. } | Error::Changed { .. } => {
+            Error::Unpublishable { .. } | Error::Changed { .. } | Error::Untrusted { .. } => {
                 (StatusCode::INTERNAL_SERVER_ERROR, failed("do that"))
             }
         };
-        let refused = Self::new(status, class_label(class), class, what, reason);
-        Self { cause: status.is_server_error().then_some(cause), ..refused }
+        let mut refused = Self::new(status, class_label(class), class, what, reason);
+        refused.unseen.cause = status.is_server_error().then_some(cause);
+        refused
     }
 }
 
@@ -192,21 +235,35 @@ pub(super) fn binary(body: impl Into<Body>) -> Response<Body> {
 }
 
 pub(super) fn json(value: &impl Serialize) -> Answer {
-    let bytes = serde_json::to_vec(value).map_err(|error| {
-        let source = std::io::Error::other(error);
-        Error::Io { action: "write JSON for", path: "a client".into(), source }
-    })?;
-    let mut response = with(StatusCode::OK, "application/json", Body::from(bytes));
+    let mut response = with(StatusCode::OK, JSON, Body::from(json_bytes(value)?));
     mark(&mut response, header::CACHE_CONTROL, "no-store");
     Ok(response)
 }
 
+/// The bytes of it.
+pub(super) fn json_bytes(value: &impl Serialize) -> Result<Vec<u8>, Refused> {
+    serde_json::to_vec(value).map_err(|error| {
+        let source = std::io::Error::other(error);
+        Error::Io { action: "write JSON for", path: "a client".into(), source }.into()
+    })
+}
+
 /// JSON that may change: kept only to be asked about again.
 pub(super) fn changing(value: &impl Serialize, etag: &str, asked: &HeaderMap) -> Answer {
-    let mut response = if known(asked, etag) { not_modified() } else { json(value)? };
+    let response = if known(asked, etag) { not_modified() } else { json(value)? };
+    Ok(to_be_asked_again(response, etag))
+}
+
+/// The same of what is JSON already.
+pub(super) fn changing_body(body: Body, etag: &str, asked: &HeaderMap) -> Response<Body> {
+    let response = if known(asked, etag) { not_modified() } else { with(StatusCode::OK, JSON, body) };
+    to_be_asked_again(response, etag)
+}
+
+fn to_be_asked_again(mut response: Response<Body>, etag: &str) -> Response<Body> {
     mark(&mut response, header::CACHE_CONTROL, "no-cache");
     mark(&mut response, header::ETAG, etag);
-    Ok(response)
+    response
 }
 
 /// Bytes whose name is their hash.
@@ -265,6 +322,6 @@ mod tests {
         let error = Error::Store { action: "read", place: "`/srv/secret`".into(), source: source.into() };
         let refused = Refused::from(error);
         assert!(!format!("{:?}", refused.refusal).contains("secret"));
-        assert!(refused.cause.is_some_and(|cause| cause.contains("1.sst")));
+        assert!(refused.unseen.cause.is_some_and(|cause| cause.contains("1.sst")));
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
@@ -14,27 +14,33 @@ use crate::store::Store;
 
 use super::Served;
 use super::answer::Refused;
+use super::limits::Client;
+use super::options::ServeOptions;
+use super::shares::{Share, Shares};
 
 /// The way to the store.
 pub(super) struct Bridge {
     store: Served,
     reads: Arc<Semaphore>,
     writes: Arc<Semaphore>,
-    pushes: Arc<Semaphore>,
+    pushes: Shares,
 }
 
 impl Bridge {
     /// Writes get half the threads, so that readers go on while a sweep holds the writers up.
-    pub fn new(store: Served, threads: usize, pushes: usize) -> Self {
+    pub fn new(store: Served, options: &ServeOptions) -> Self {
+        let threads = options.threads.get();
         let writes = (threads / 2).max(1);
         let reads = (threads - writes).max(1);
         let places = |count| Arc::new(Semaphore::new(count));
-        Self { store, reads: places(reads), writes: places(writes), pushes: places(pushes) }
+        let pushes = Shares::new(options.limits.listings as u64);
+        Self { store, reads: places(reads), writes: places(writes), pushes }
     }
 
     /// Most threads that it uses.
-    pub fn threads(threads: usize, pushes: usize) -> usize {
-        threads.saturating_add(pushes).saturating_add(1)
+    pub fn threads(options: &ServeOptions) -> usize {
+        let aside = options.limits.updates.saturating_add(options.limits.listings);
+        options.threads.get().saturating_add(aside).saturating_add(1)
     }
 
     /// Runs a short job that reads.
@@ -69,11 +75,19 @@ impl Bridge {
         tokio::task::spawn_blocking(job).await.unwrap_or_else(|error| Err(died(error)))
     }
 
+    /// Runs a job that may take long, on a thread beside those of short ones. The caller counts these.
+    pub async fn aside<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&dyn Store) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let store = Arc::clone(&self.store);
+        tokio::task::spawn_blocking(move || job(&*store)).await.unwrap_or_else(|error| Err(died(error)))
+    }
+
     /// A thread for a job that waits for its client. Whoever finds all taken waits in line for `patience`.
-    pub async fn pusher(&self, patience: Duration) -> Result<Pusher, Refused> {
-        let place = timeout(patience, Arc::clone(&self.pushes).acquire_owned()).await;
-        let place = place.ok().and_then(Result::ok);
-        let place = place.ok_or_else(|| Refused::busy("updates", "too many updates at once"))?;
+    pub async fn pusher(&self, client: Client, patience: Duration) -> Result<Pusher, Refused> {
+        let place = timeout(patience, self.pushes.take(client, 1)).await;
+        let place = place.map_err(|_| Refused::busy("listings", "too many listings at once"))?;
         Ok(Pusher { store: Arc::clone(&self.store), place })
     }
 }
@@ -81,7 +95,7 @@ impl Bridge {
 /// A thread that may wait.
 pub(super) struct Pusher {
     store: Served,
-    place: OwnedSemaphorePermit,
+    place: Share,
 }
 
 impl Pusher {

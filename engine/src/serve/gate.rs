@@ -43,6 +43,11 @@ impl Gate {
     pub fn open(tokens: Option<Tokens>, public_read: bool) -> Result<Gate> {
         let stamp = tokens.as_ref().and_then(Tokens::stamp);
         let records = tokens.as_ref().map(Tokens::list).transpose()?.flatten();
+        if let Some(tokens) = &tokens
+            && let Some(mode) = tokens.open_to_others()
+        {
+            warn_of(tokens, mode);
+        }
         let known = Known { stamp, needed: records.is_some(), records };
         Ok(Gate { tokens, public_read, known: Mutex::new(known) })
     }
@@ -85,7 +90,9 @@ impl Gate {
         });
         match found {
             None => Err(Refused::no_token("its token is not known")),
-            Some(record) if record.expired(now_unix_s) => Err(Refused::no_token("its token has expired")),
+            Some(record) if record.expired(now_unix_s) => {
+                Err(Refused::no_token("its token has expired").with_caller(Some(record.id)))
+            }
             Some(TokenRecord { role, app, id, .. }) => Ok(Caller { role, app, id: Some(id) }),
         }
     }
@@ -99,6 +106,9 @@ impl Gate {
                 if let Err(error) = &listed {
                     tracing::error!(target: "floe::serve", %error, "the tokens file cannot be read: nobody gets in");
                 }
+                if let (Ok(Some(_)), Some(mode)) = (&listed, tokens.open_to_others()) {
+                    warn_of(tokens, mode);
+                }
                 let gone = matches!(listed, Ok(None));
                 known.needed |= !gone;
                 known.records = listed.ok().flatten();
@@ -107,4 +117,10 @@ impl Gate {
         }
         look(&known)
     }
+}
+
+// It holds no token, only hashes; but who may write to it may let anybody in.
+fn warn_of(tokens: &Tokens, mode: u32) {
+    let path = tokens.path().display();
+    tracing::warn!(target: "floe::serve", %path, "the tokens file has mode {mode:04o}, but only its owner should have access: chmod 600");
 }

@@ -1,17 +1,19 @@
-//! What is shared out among clients: places by address, bytes in flight, bytes a second.
+//! Who is counted as one client, and what each and all may have: requests at work by address, bytes a second.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 /// A lock whose holder cannot leave it half changed.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Who something is counted for, as [`client_of`] says; `None` is a pipe, or everybody who comes through a proxy.
+pub(super) type Client = Option<IpAddr>;
 
 /// Who is counted as one client: an IPv4 address, or the /64 of an IPv6 address, which one machine has to itself.
 pub(super) fn client_of(ip: IpAddr) -> IpAddr {
@@ -62,37 +64,6 @@ impl Drop for Place {
                 taken.remove(&self.client);
             }
         }
-    }
-}
-
-/// Bytes in flight against one limit.
-#[derive(Clone)]
-pub(super) struct Budget {
-    free: Arc<Semaphore>,
-    max: u32,
-}
-
-/// Bytes that are taken, until dropped.
-pub(super) type Bytes = OwnedSemaphorePermit;
-
-impl Budget {
-    pub fn new(max: u64) -> Self {
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        Self { free: Arc::new(Semaphore::new(max as usize)), max }
-    }
-
-    /// Waits for `bytes`, first come first served. More than there are at all takes all.
-    pub async fn take(&self, bytes: usize) -> Option<Bytes> {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.max);
-        Arc::clone(&self.free).acquire_many_owned(bytes).await.ok()
-    }
-
-    pub fn free(&self) -> usize {
-        self.free.available_permits()
-    }
-
-    pub fn taken(&self) -> usize {
-        (self.max as usize).saturating_sub(self.free())
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) struct Metrics {
     pub connections_open: Gauge,
     in_flight: Gauge,
     bodies: Gauge,
+    updates: Gauge,
     stored: Gauge,
     ready: Gauge,
 }
@@ -31,6 +32,7 @@ pub(super) struct Metrics {
 pub(super) struct Now {
     pub in_flight: usize,
     pub bodies: usize,
+    pub updates: usize,
     pub stored: Option<u64>,
     pub ready: bool,
 }
@@ -41,8 +43,8 @@ impl Metrics {
         let requests = Family::<ByRoute, Counter>::default();
         let refused = Family::<ByReason, Counter>::default();
         let (bytes_out, bytes_in) = (Counter::default(), Counter::default());
-        let gauges: [Gauge; 6] = Default::default();
-        let [requests_open, connections_open, in_flight, bodies, stored, ready] = gauges;
+        let gauges: [Gauge; 7] = Default::default();
+        let [requests_open, connections_open, in_flight, bodies, updates, stored, ready] = gauges;
         registry.register("requests", "Requests answered", requests.clone());
         registry.register("refused", "Requests and connections refused", refused.clone());
         registry.register_with_unit("sent", "Bytes of answers", Unit::Bytes, bytes_out.clone());
@@ -51,6 +53,7 @@ impl Metrics {
         registry.register("connections_open", "Connections", connections_open.clone());
         registry.register_with_unit("in_flight", "Answers read but not sent", Unit::Bytes, in_flight.clone());
         registry.register_with_unit("bodies", "Bodies received but not kept", Unit::Bytes, bodies.clone());
+        registry.register_with_unit("updates", "Updates that were worked out", Unit::Bytes, updates.clone());
         registry.register_with_unit("stored", "The store on disk", Unit::Bytes, stored.clone());
         registry.register("ready", "1 unless the server is stopping", ready.clone());
         Self {
@@ -63,6 +66,7 @@ impl Metrics {
             connections_open,
             in_flight,
             bodies,
+            updates,
             stored,
             ready,
         }
@@ -82,6 +86,7 @@ impl Metrics {
     pub fn text(&self, now: Now) -> String {
         self.in_flight.set(signed(now.in_flight as u64));
         self.bodies.set(signed(now.bodies as u64));
+        self.updates.set(signed(now.updates as u64));
         self.ready.set(i64::from(now.ready));
         if let Some(stored) = now.stored {
             self.stored.set(signed(stored));

@@ -8,10 +8,13 @@ mod answer;
 mod body;
 mod bridge;
 mod gate;
+mod guests;
 mod limits;
 mod metrics;
 mod options;
+mod plans;
 mod routes;
+mod shares;
 mod site;
 mod stream;
 mod tls;
@@ -25,7 +28,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -65,11 +67,11 @@ impl Server {
         refuse_open_doors(&options, &gate)?;
         let tls = options.tls.as_ref().map(tls::acceptor).transpose()?;
         let runtime = runtime(&options)?;
-        let listener = runtime.block_on(TcpListener::bind(options.listen));
+        let listener = runtime.block_on(async { accept::bind(options.listen) });
         let place = || options.listen.to_string();
         let listener = listener.map_err(|source| Error::io("listen at", place(), source))?;
         let addr = listener.local_addr().map_err(|source| Error::io("listen at", place(), source))?;
-        let bridge = Bridge::new(store, options.threads.get(), options.limits.updates);
+        let bridge = Bridge::new(store, &options);
         let site = Site::new(options, bridge, gate);
         let door = Door::new(Arc::clone(&site), routes::routes(&site), tls);
         let (stop, stopped) = watch::channel(None);
@@ -96,7 +98,7 @@ fn refuse_open_doors(options: &ServeOptions, gate: &Gate) -> Result<()> {
 fn runtime(options: &ServeOptions) -> Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(options.workers.get())
-        .max_blocking_threads(Bridge::threads(options.threads.get(), options.limits.updates))
+        .max_blocking_threads(Bridge::threads(options))
         .thread_name("floe-serve")
         .enable_all()
         .build()
@@ -129,10 +131,12 @@ impl Running {
         self.site.ready.store(false, Relaxed);
     }
 
-    /// Accepts nothing more, lets requests that run end for `grace`, then cuts them; clients resume what is cut. Returns
-    /// how many connections were cut, 0 if it was stopped before.
+    /// Begins nothing more, lets requests that run end for `grace`, then cuts them; clients resume what is cut. Meanwhile
+    /// `/readyz` says no, and everything else that it is still there, but stops (503). Returns how many connections were
+    /// cut, 0 if it was stopped before.
     pub fn stop(&self, grace: Duration) -> usize {
         self.unready();
+        self.site.stopping.store(true, Relaxed);
         let Some(Work { runtime, listening }) = lock(&self.work).take() else {
             self.wait();
             return 0;
@@ -167,7 +171,7 @@ pub fn stdio(store: Served, options: &ServeOptions) -> Result<()> {
     let mut options = options.clone();
     options.limits.prune_grace_min = Duration::ZERO;
     let runtime = runtime(&options)?;
-    let bridge = Bridge::new(store, options.threads.get(), options.limits.updates);
+    let bridge = Bridge::new(store, &options);
     let site = Site::new(options, bridge, Gate::none());
     let door = Door::new(Arc::clone(&site), routes::routes(&site), None);
     let (stop, stopped) = watch::channel(None);

@@ -69,23 +69,36 @@ impl fmt::Debug for TlsOptions {
     }
 }
 
-/// What one client, and all together, may ask of a server. Its memory is bounded by `in_flight_bytes_max`, twice
-/// `bodies_bytes_max`, twice `sweep_len_max` during a sweep, the edits of `updates` streams, 256 KiB for each
-/// connection at work and 20 KiB for each that waits, and what the store takes.
+/// What one client, and all together, may ask of a server. Its memory is bounded by `in_flight_bytes_max`,
+/// `updates_bytes_max`, twice `bodies_bytes_max`, twice `sweep_len_max` during a sweep, 20 KiB for each connection and
+/// 256 KiB for each that sends a long body, what it takes to work out `updates` updates (about 500 bytes for each path
+/// that differs), and what the store takes.
+///
+/// Of everything counted in bytes, and of updates and listings, one address (of IPv6, one /64) gets more only while it
+/// then holds no more than is free: half if it is alone, a third if there are two. What comes free goes first to
+/// who holds least.
 #[derive(Debug, Clone)]
 pub struct ServeLimits {
-    /// Connections at once; more wait to be accepted. Default: 1024.
+    /// Connections at once. For one more, the address with most connections loses one: the one that is idle longest, or
+    /// its newest; if none has clearly most, the new one waits to be accepted. Default: 1024.
     pub connections: usize,
-    /// Connections at once from one address (of IPv6, one /64); more are closed. Default: 256.
+    /// Connections at once from one address (of IPv6, one /64). For one more, one of them that has sent no whole request
+    /// is closed, or else the new one. Default: 256.
     pub connections_per_client: usize,
     /// Requests at work at once for one address; more get 429. Default: 256.
     pub streams_per_client: usize,
-    /// Update streams and listings at once, each with a thread of its own. More wait in line for `stall_timeout`, then
-    /// get 503. Default: 128.
+    /// Updates being worked out at once, each by a thread of its own. More wait in line for `stall_timeout`, then get
+    /// 503. Default: 4.
     pub updates: usize,
+    /// Bytes of updates that were worked out: how trees differ, and which chunks are new. They are kept for others who
+    /// ask for the same, and for who comes back for the rest. Default: 64 MiB.
+    pub updates_bytes_max: u64,
+    /// Listings of everything in the store at once, each with a thread of its own. More wait in line for
+    /// `stall_timeout`, then get 503. Default: 16.
+    pub listings: usize,
     /// Bytes of answers being made or not yet sent, over all streams. Default: 64 MiB.
     pub in_flight_bytes_max: u64,
-    /// Bytes of requests received but not yet kept, over all of them. Default: 64 MiB.
+    /// Bytes of requests received but not yet kept, and of lists of what is being sent. Default: 64 MiB.
     pub bodies_bytes_max: u64,
     /// Bytes of one request's body. At least 4 MiB, so that a request of the most ids fits. Default: 16 MiB.
     pub body_len_max: u64,
@@ -115,7 +128,9 @@ impl Default for ServeLimits {
             connections: 1024,
             connections_per_client: 256,
             streams_per_client: 256,
-            updates: 128,
+            updates: 4,
+            updates_bytes_max: 64 << 20,
+            listings: 16,
             in_flight_bytes_max: 64 << 20,
             bodies_bytes_max: 64 << 20,
             body_len_max: 16 << 20,

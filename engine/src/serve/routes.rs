@@ -5,42 +5,36 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, RawPathParams, Request};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::routing::{MethodFilter, on};
 
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
-use crate::limits::{
-    CHUNK_LEN_MAX, DELTA_REFERENCE_BYTES_MAX, DELTA_UNIT_BYTES_MAX, FRAME_LEN_MAX, NODE_LEN_MAX,
-    UNIT_BYTES_MAX,
-};
+use crate::limits::{CHUNK_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::{
     Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, profile_of,
     unpack_ids, unpack_refs, version_of,
 };
-use crate::store::{AppName, Name, Store, UpdateAsk};
-use crate::sync::stream;
+use crate::store::{AppName, Name, Store};
 
 use super::answer::{self, Answer, Refused};
 use super::body::{Received, receive};
-use super::site::{Ask, Needs, Site, carry_out};
-use super::stream::{Wanted, items, pushed};
+use super::limits::Client;
+use super::site::{Ask, Needs, Rule, Site, Takes, carry_out};
+use super::stream::{self, Wanted, counted, items};
 use super::tokens::Role;
 use super::{upkeep, writes};
 
 /// What errors call the other side's bytes.
 pub(super) const PLACE: &str = "the request";
 const UPDATE_FORMAT: u32 = 1;
-// A unit's frames as they are read, and the unit they are copied into.
-const UNIT_MAKING_BYTES: usize = 2 * (UNIT_BYTES_MAX as usize + (64 << 10));
-// The same for a delta: reference, content, and the delta twice.
-const DELTA_MAKING_BYTES: usize = (DELTA_REFERENCE_BYTES_MAX + 2 * DELTA_UNIT_BYTES_MAX) as usize;
 
 /// Everything that this server answers.
 pub(super) fn routes(site: &Arc<Site>) -> Router {
     const READ: Needs = Needs::Role(Role::Read);
     const PUBLISH: Needs = Needs::Role(Role::Publish);
     const ADMIN: Needs = Needs::Whole(Role::Admin);
+    const UNBIND: Needs = Needs::Role(Role::Admin);
     let metrics = if site.options.metrics_need_admin { ADMIN } else { Needs::Nothing };
     let name = format!("{}/{{app}}/{{label}}", path::NAMES);
     let (chunk, node) = (format!("{}/{{id}}", path::CHUNKS), format!("{}/{{id}}", path::NODES));
@@ -48,43 +42,47 @@ pub(super) fn routes(site: &Arc<Site>) -> Router {
     let post = MethodFilter::POST;
     let set = Routes { site: Arc::clone(site), router: Router::new() };
     let set = set
-        .add("health", "/healthz", get, Needs::Nothing, healthy)
-        .add("ready", "/readyz", get, Needs::Nothing, ready)
-        .add("metrics", "/metrics", get, metrics, show_metrics)
-        .add("hello", path::PREFIX, get, READ, hello)
-        .add("names", path::NAMES, get, READ, names)
-        .add("name", &name, get, READ, resolve)
-        .add("bind", &name, MethodFilter::PUT, PUBLISH, writes::bind)
-        .add("unbind", &name, MethodFilter::DELETE, Needs::Role(Role::Admin), writes::unbind)
-        .add("chunk", &chunk, get, READ, one_chunk)
-        .add("node", &node, get, READ, one_node)
-        .add("chunks/read", path::CHUNKS_READ, post, READ, read_chunks)
-        .add("nodes/read", path::NODES_READ, post, READ, read_nodes)
-        .add("chunks/lens", path::CHUNKS_LENS, post, READ, frame_lens)
-        .add("update", path::UPDATE, post, READ, update);
+        .add("health", "/healthz", get, Needs::Nothing, Takes::Nothing, healthy)
+        .add("ready", "/readyz", get, Needs::Nothing, Takes::Nothing, ready)
+        .add("metrics", "/metrics", get, metrics, Takes::Nothing, show_metrics)
+        .add("hello", path::PREFIX, get, READ, Takes::Nothing, hello)
+        .add("names", path::NAMES, get, READ, Takes::Nothing, names)
+        .add("name", &name, get, READ, Takes::Nothing, resolve)
+        .add("bind", &name, MethodFilter::PUT, PUBLISH, Takes::Json, writes::bind)
+        .add("unbind", &name, MethodFilter::DELETE, UNBIND, Takes::Nothing, writes::unbind)
+        .add("chunk", &chunk, get, READ, Takes::Nothing, one_chunk)
+        .add("node", &node, get, READ, Takes::Nothing, one_node)
+        .add("chunks/read", path::CHUNKS_READ, post, READ, Takes::Binary, read_chunks)
+        .add("nodes/read", path::NODES_READ, post, READ, Takes::Binary, read_nodes)
+        .add("chunks/lens", path::CHUNKS_LENS, post, READ, Takes::Binary, frame_lens)
+        .add("update", path::UPDATE, post, READ, Takes::Json, update);
     let set = set
-        .add("chunks/lack", path::CHUNKS_LACK, post, PUBLISH, writes::lacks_chunks)
-        .add("nodes/lack", path::NODES_LACK, post, PUBLISH, writes::lacks_nodes)
-        .add("chunks/put", path::CHUNKS, post, PUBLISH, writes::put_chunks)
-        .add("nodes/put", path::NODES, post, PUBLISH, writes::put_nodes)
-        .add("flush", path::FLUSH, post, PUBLISH, writes::flush)
-        .add("repair/chunks", path::REPAIR_CHUNKS, post, ADMIN, writes::repair_chunks)
-        .add("repair/nodes", path::REPAIR_NODES, post, ADMIN, writes::repair_nodes)
-        .add("upkeep/chunks", path::UPKEEP_CHUNKS, get, ADMIN, upkeep::list_chunks)
-        .add("upkeep/nodes", path::UPKEEP_NODES, get, ADMIN, upkeep::list_nodes)
-        .add("upkeep/state", path::UPKEEP_STATE, get, ADMIN, upkeep::state)
-        .add("upkeep/sweep", path::UPKEEP_SWEEP, post, ADMIN, upkeep::sweep);
+        .add("chunks/lack", path::CHUNKS_LACK, post, PUBLISH, Takes::Binary, writes::lacks_chunks)
+        .add("nodes/lack", path::NODES_LACK, post, PUBLISH, Takes::Binary, writes::lacks_nodes)
+        .add("chunks/prove", path::CHUNKS_PROVE, post, PUBLISH, Takes::Binary, writes::prove_chunks)
+        .add("nodes/prove", path::NODES_PROVE, post, PUBLISH, Takes::Binary, writes::prove_nodes)
+        .add("chunks/put", path::CHUNKS, post, PUBLISH, Takes::Binary, writes::put_chunks)
+        .add("nodes/put", path::NODES, post, PUBLISH, Takes::Binary, writes::put_nodes)
+        .add("flush", path::FLUSH, post, PUBLISH, Takes::Nothing, writes::flush)
+        .add("repair/chunks", path::REPAIR_CHUNKS, post, ADMIN, Takes::Binary, writes::repair_chunks)
+        .add("repair/nodes", path::REPAIR_NODES, post, ADMIN, Takes::Binary, writes::repair_nodes)
+        .add("upkeep/chunks", path::UPKEEP_CHUNKS, get, ADMIN, Takes::Nothing, upkeep::list_chunks)
+        .add("upkeep/nodes", path::UPKEEP_NODES, get, ADMIN, Takes::Nothing, upkeep::list_nodes)
+        .add("upkeep/state", path::UPKEEP_STATE, get, ADMIN, Takes::Nothing, upkeep::state)
+        .add("upkeep/sweep", path::UPKEEP_SWEEP, post, ADMIN, Takes::Binary, upkeep::sweep);
     let (none, other) = (Arc::clone(site), Arc::clone(site));
     set.router
         .fallback(move |request: Request| async move {
             let (head, body) = request.into_parts();
-            carry_out(none, "other", Needs::Nothing, (head, body, Vec::new()), no_path).await
+            carry_out(none, OTHER, (head, body, Vec::new()), no_path).await
         })
         .method_not_allowed_fallback(move |request: Request| async move {
             let (head, body) = request.into_parts();
-            carry_out(other, "other", Needs::Nothing, (head, body, Vec::new()), no_method).await
+            carry_out(other, OTHER, (head, body, Vec::new()), no_method).await
         })
 }
+
+const OTHER: Rule = Rule { route: "other", needs: Needs::Nothing, takes: Takes::Nothing };
 
 async fn no_path(_: Ask) -> Answer {
     Err(Refused::not_found("such path"))
@@ -100,7 +98,15 @@ struct Routes {
 }
 
 impl Routes {
-    fn add<F, W>(self, route: &'static str, path: &str, method: MethodFilter, needs: Needs, work: F) -> Self
+    fn add<F, W>(
+        self,
+        route: &'static str,
+        path: &str,
+        method: MethodFilter,
+        needs: Needs,
+        takes: Takes,
+        work: F,
+    ) -> Self
     where
         F: Fn(Ask) -> W + Copy + Send + Sync + 'static,
         W: Future<Output = Answer> + Send,
@@ -115,7 +121,7 @@ impl Routes {
                     // Bytes that are no text are in no name.
                     Err(_) => vec!["\u{fffd}".to_owned(); 2],
                 };
-                carry_out(site, route, needs, (head, body, args), work).await
+                carry_out(site, Rule { route, needs, takes }, (head, body, args), work).await
             }
         };
         Routes { router: self.router.route(path, on(method, carry)), ..self }
@@ -145,12 +151,12 @@ impl Ask {
         self.args.first().map(String::as_str).unwrap_or_default()
     }
 
-    /// Its body, whole, and the rest of it.
-    pub async fn received(self) -> Result<(Arc<Site>, HeaderMap, Received), Refused> {
-        let Ask { site, head, body, .. } = self;
+    /// Its body, whole.
+    pub async fn received(self) -> Result<(Arc<Site>, Client, Received), Refused> {
+        let Ask { site, client, head, body, .. } = self;
         let len_max = site.options.limits.body_len_max;
-        let received = receive(&site, &head.headers, body, len_max).await?;
-        Ok((site, head.headers, received))
+        let received = receive(&site, client, &head.headers, body, len_max).await?;
+        Ok((site, client, received))
     }
 }
 
@@ -171,6 +177,7 @@ async fn show_metrics(ask: Ask) -> Answer {
     let now = super::metrics::Now {
         in_flight: site.in_flight.taken(),
         bodies: site.bodies.taken(),
+        updates: site.plans.taken(),
         stored,
         ready: site.is_ready(),
     };
@@ -210,11 +217,13 @@ async fn names(ask: Ask) -> Answer {
     };
     let records = ask.site.bridge.read(move |store| store.names(app.as_ref())).await?;
     let names: Vec<_> = records.iter().map(NameJson::of).collect();
+    let bytes = answer::json_bytes(&names)?;
     let mut hasher = blake3::Hasher::new();
     for name in &names {
         hasher.update(format!("{} {} {}\n", name.name, name.version, name.sequence).as_bytes());
     }
-    answer::changing(&names, &format!("\"{}\"", hasher.finalize().to_hex()), &ask.head.headers)
+    let body = counted(&ask.site, ask.client, bytes).await;
+    Ok(answer::changing_body(body, &format!("\"{}\"", hasher.finalize().to_hex()), &ask.head.headers))
 }
 
 // `?app=`, once or not at all. An application's name needs no escapes.
@@ -242,7 +251,6 @@ async fn resolve(ask: Ask) -> Answer {
 
 async fn one_chunk(ask: Ask) -> Answer {
     let id: ChunkId = ask.id().parse()?;
-    let share = ask.site.in_flight.take(FRAME_LEN_MAX).await.ok_or(Error::Cancelled)?;
     let job = move |store: &dyn Store| {
         let mut found = None;
         store.read_chunks(&[ChunkRef { id, len: CHUNK_LEN_MAX }], &mut |_, frame| {
@@ -254,9 +262,9 @@ async fn one_chunk(ask: Ask) -> Answer {
     let found = ask.site.bridge.read(job).await?;
     let frame = found.ok_or_else(|| Refused::not_found(format!("chunk {id}")))?;
     let public = ask.site.gate.is_public();
-    drop(share);
+    let body = counted(&ask.site, ask.client, frame.into_bytes()).await;
     // Weak: the same bytes may be framed in another way some day.
-    Ok(answer::immutable(frame.into_bytes(), &format!("W/\"{id}\""), public, &ask.head.headers))
+    Ok(answer::immutable(body, &format!("W/\"{id}\""), public, &ask.head.headers))
 }
 
 async fn one_node(ask: Ask) -> Answer {
@@ -272,49 +280,43 @@ async fn one_node(ask: Ask) -> Answer {
     let found = ask.site.bridge.read(job).await?;
     let bytes = found.ok_or_else(|| Refused::not_found(format!("node {id}")))?;
     let public = ask.site.gate.is_public();
-    Ok(answer::immutable(bytes, &format!("\"{id}\""), public, &ask.head.headers))
+    let body = counted(&ask.site, ask.client, bytes).await;
+    Ok(answer::immutable(body, &format!("\"{id}\""), public, &ask.head.headers))
 }
 
 async fn read_chunks(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let wanted = unpack_refs(&received.bytes, PLACE)?;
-    drop(received);
-    items(&site, Wanted::Chunks(wanted)).await
+    items(&site, client, Wanted::Chunks(wanted), received.into_share()).await
 }
 
 async fn read_nodes(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let wanted = node_ids(unpack_ids(&received.bytes, PLACE)?);
-    drop(received);
-    items(&site, Wanted::Nodes(wanted)).await
+    items(&site, client, Wanted::Nodes(wanted), received.into_share()).await
 }
 
 async fn frame_lens(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let ids = chunk_ids(unpack_ids(&received.bytes, PLACE)?);
     let lens = site.bridge.read(move |store| store.frame_lens(&ids)).await?;
     let bytes: Vec<u8> = lens.into_iter().flat_map(|len| len.unwrap_or(u32::MAX).to_le_bytes()).collect();
-    Ok(answer::binary(bytes))
+    Ok(answer::binary(counted(&site, client, bytes).await))
 }
 
 async fn update(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let update: UpdateJson = serde_json::from_slice(&received.bytes).map_err(|error| Error::Usage {
         what: "the request for an update".to_owned(),
         reason: error.to_string(),
     })?;
-    let wanted = UpdateAsk {
-        have: update.have.as_deref().map(version_of).transpose()?,
-        want: version_of(&update.want)?,
-        from_unit: update.from_unit,
-        from_byte: update.from_byte,
-        profile: update.profile.as_deref().and_then(profile_of),
-    };
-    let none = || Refused::not_found(format!("update to version {}", wanted.want));
+    let have = update.have.as_deref().map(version_of).transpose()?;
+    let want = version_of(&update.want)?;
+    let none = || Refused::not_found(format!("update to version {want}"));
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let making = if wanted.profile.is_some() { DELTA_MAKING_BYTES } else { UNIT_MAKING_BYTES };
-    let stream = pushed(&site, making, move |store, out| stream::make(store, &wanted, out)).await?;
-    Ok(answer::binary(stream.ok_or_else(none)?))
+    let profile = update.profile.as_deref().and_then(profile_of).filter(|_| have.is_some());
+    let plan = site.plans.get(&site, client, (have, want, profile)).await?.ok_or_else(none)?;
+    stream::update(&site, client, plan, (update.from_unit, update.from_byte)).await
 }

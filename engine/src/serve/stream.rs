@@ -19,7 +19,9 @@ use crate::store::Store;
 use crate::store::wire::{ITEM_HEAD_LEN, item_head, items_end};
 
 use super::answer::{Answer, Refused, binary};
-use super::limits;
+use super::limits::Client;
+use super::plans::Plan;
+use super::shares::Share;
 use super::site::Site;
 
 // Bytes of a batch: the more is free, the more, up to what one sequential read is worth.
@@ -29,11 +31,17 @@ const CHUNKS_MAX: usize = 512;
 const NODES_MAX: usize = 32;
 // Below this an item is copied behind its head; above, it is handed on as it is.
 const COPIED_MAX: usize = 4 << 10;
+// Most bytes of what ends a stream.
+const END_LEN: usize = 128;
 
-/// Things to be sent as items, in order.
+/// Things to be sent, in order.
 pub(super) enum Wanted {
+    /// As items.
     Chunks(Vec<ChunkRef>),
+    /// As items.
     Nodes(Vec<NodeId>),
+    /// An update, from this byte of the unit of this number on.
+    Units(Arc<Plan>, (u64, u64)),
 }
 
 impl Wanted {
@@ -41,6 +49,7 @@ impl Wanted {
         match self {
             Wanted::Chunks(chunks) => chunks.len(),
             Wanted::Nodes(nodes) => nodes.len(),
+            Wanted::Units(plan, (from, _)) => plan.units().saturating_sub(*from) as usize,
         }
     }
 
@@ -62,6 +71,10 @@ impl Wanted {
                 }
                 (end, bytes)
             }
+            Wanted::Units(plan, (from, _)) if at < self.len() => {
+                (at + 1, plan.unit_len_max(*from + at as u64))
+            }
+            Wanted::Units(..) => (at, 0),
         }
     }
 
@@ -85,6 +98,22 @@ impl Wanted {
                     Ok(())
                 })
             }
+            Wanted::Units(plan, (first, from_byte)) => {
+                for index in from..to {
+                    let skip = if index == 0 { *from_byte } else { 0 };
+                    let unit = plan.unit(store, first + index as u64, skip)?;
+                    unit.into_iter().for_each(|piece| pieces.add(piece));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    // What comes behind everything.
+    fn end(&self) -> Vec<u8> {
+        match self {
+            Wanted::Chunks(_) | Wanted::Nodes(_) => items_end(self.len() as u32).to_vec(),
+            Wanted::Units(plan, _) => plan.end(),
         }
     }
 }
@@ -93,7 +122,7 @@ fn frame_len_max(chunk: &ChunkRef) -> usize {
     chunk.len.min(CHUNK_LEN_MAX) as usize + 1
 }
 
-// Items, with as few copies as pieces are worth.
+// Bytes in order, with as few copies as pieces are worth.
 struct Pieces {
     done: VecDeque<Vec<u8>>,
     small: Vec<u8>,
@@ -102,13 +131,17 @@ struct Pieces {
 impl Pieces {
     fn push(&mut self, index: u32, body: Option<Vec<u8>>) {
         self.small.extend_from_slice(&item_head(index, body.as_ref().map(|body| body.len() as u32)));
-        match body {
-            None => {}
-            Some(body) if body.len() <= COPIED_MAX => self.small.extend_from_slice(&body),
-            Some(body) => {
-                self.close();
-                self.done.push_back(body);
-            }
+        if let Some(body) = body {
+            self.add(body);
+        }
+    }
+
+    fn add(&mut self, bytes: Vec<u8>) {
+        if bytes.len() <= COPIED_MAX {
+            self.small.extend_from_slice(&bytes);
+        } else {
+            self.close();
+            self.done.push_back(bytes);
         }
     }
 
@@ -122,7 +155,7 @@ impl Pieces {
 // Bytes that give back their share of the budget once they are sent.
 struct Held {
     bytes: Vec<u8>,
-    _share: Arc<limits::Bytes>,
+    _share: Share,
 }
 
 impl AsRef<[u8]> for Held {
@@ -131,62 +164,102 @@ impl AsRef<[u8]> for Held {
     }
 }
 
-fn held(bytes: Vec<u8>, share: &Arc<limits::Bytes>) -> Bytes {
-    Bytes::from_owner(Held { bytes, _share: Arc::clone(share) })
+fn held(bytes: Vec<u8>, share: Share) -> Bytes {
+    Bytes::from_owner(Held { bytes, _share: share })
+}
+
+/// A body of `bytes`, which count until they are sent.
+pub(super) async fn counted(site: &Site, client: Client, bytes: Vec<u8>) -> Body {
+    let share = site.in_flight.take(client, bytes.len()).await;
+    Body::from(held(bytes, share))
+}
+
+// The edits of an update, which has its own share.
+struct Edits(Arc<Plan>);
+
+impl AsRef<[u8]> for Edits {
+    fn as_ref(&self) -> &[u8] {
+        self.0.edits()
+    }
+}
+
+/// Answers with an update from a byte of a unit on.
+pub(super) async fn update(site: &Arc<Site>, client: Client, plan: Arc<Plan>, from: (u64, u64)) -> Answer {
+    let mut before = VecDeque::from([Bytes::from(plan.head(from.0, from.1)?)]);
+    if from == (0, 0) {
+        before.push_back(Bytes::from_owner(Edits(Arc::clone(&plan))));
+    }
+    send(site, client, Wanted::Units(plan, from), None, before).await
 }
 
 /// Answers with `wanted`. What is wrong with the first batch is refused; what is wrong later cuts the stream, and
-/// meets the client as the first batch of its next request.
-pub(super) async fn items(site: &Arc<Site>, wanted: Wanted) -> Answer {
+/// meets the client as the first batch of its next request. `list` is the share of the list itself.
+pub(super) async fn items(site: &Arc<Site>, client: Client, wanted: Wanted, list: Option<Share>) -> Answer {
+    send(site, client, wanted, list, VecDeque::new()).await
+}
+
+async fn send(
+    site: &Arc<Site>,
+    client: Client,
+    wanted: Wanted,
+    list: Option<Share>,
+    before: VecDeque<Bytes>,
+) -> Answer {
     let wanted = Arc::new(wanted);
-    let (first, mut at) = batch(site, &wanted, 0).await?;
+    let (first, mut at) = batch(site, client, &wanted, 0).await?;
+    let mut ready = before;
+    ready.extend(first);
     if at == wanted.len() {
-        return Ok(binary(Body::new(Streamed { ready: first, rest: None })));
+        return Ok(binary(Body::new(Streamed { ready, rest: None })));
     }
     let (tx, rx) = mpsc::channel(1);
     let site = Arc::clone(site);
     tokio::spawn(async move {
+        let _list = list;
         while at < wanted.len() {
+            // Nothing is read before what was read is on its way.
+            let Ok(place) = tx.reserve().await else { return };
             // Whoever waits for a batch must notice that its client is gone.
             let next = tokio::select! {
-                next = batch(&site, &wanted, at) => next,
+                next = batch(&site, client, &wanted, at) => next,
                 () = tx.closed() => return,
             };
-            let sent = match next {
+            match next {
                 Ok((pieces, end)) => {
                     at = end;
-                    tx.send(Piece::More(pieces)).await
+                    place.send(Piece::More(pieces));
                 }
-                Err(error) => {
-                    let _ = tx.send(Piece::Failed(error)).await;
-                    return;
-                }
-            };
-            if sent.is_err() {
-                return;
+                Err(error) => return place.send(Piece::Failed(error)),
             }
         }
         let _ = tx.send(Piece::End).await;
     });
-    Ok(binary(Body::new(Streamed { ready: first, rest: Some(rx) })))
+    Ok(binary(Body::new(Streamed { ready, rest: Some(rx) })))
 }
 
-async fn batch(site: &Site, wanted: &Arc<Wanted>, at: usize) -> Result<(VecDeque<Bytes>, usize)> {
+async fn batch(
+    site: &Site,
+    client: Client,
+    wanted: &Arc<Wanted>,
+    at: usize,
+) -> Result<(VecDeque<Bytes>, usize)> {
     let target = (site.in_flight.free() / 16).clamp(BATCH_MIN, BATCH_MAX);
     let (end, bytes) = wanted.batch(at, target);
-    let mut share = site.in_flight.take(bytes + ITEM_HEAD_LEN).await.ok_or(Error::Cancelled)?;
+    let mut share = site.in_flight.take(client, bytes + END_LEN).await;
     let wanted = Arc::clone(wanted);
     let job = move |store: &dyn Store| {
         let mut pieces = Pieces { done: VecDeque::new(), small: Vec::new() };
         wanted.read(store, at, end, &mut pieces)?;
         if end == wanted.len() {
-            pieces.small.extend_from_slice(&items_end(end as u32));
+            pieces.add(wanted.end());
         }
         pieces.close();
-        let len: usize = pieces.done.iter().map(Vec::len).sum();
-        drop(share.split(share.num_permits().saturating_sub(len)));
-        let share = Arc::new(share);
-        Ok((pieces.done.into_iter().map(|piece| held(piece, &share)).collect(), end))
+        // Each gives its own back when it is gone.
+        let held = pieces.done.into_iter().map(|piece| {
+            let own = share.split(piece.len());
+            held(piece, own)
+        });
+        Ok((held.collect(), end))
     };
     site.bridge.read(job).await
 }
@@ -195,10 +268,11 @@ async fn batch(site: &Site, wanted: &Arc<Wanted>, at: usize) -> Result<(VecDeque
 /// its own and waits there for the client. While it makes a piece it holds `making` bytes of the budget.
 pub(super) async fn pushed(
     site: &Arc<Site>,
+    client: Client,
     making: usize,
     job: impl FnOnce(&dyn Store, &mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<bool> + Send + 'static,
 ) -> Result<Option<Body>, Refused> {
-    let pusher = site.bridge.pusher(site.options.limits.stall_timeout).await?;
+    let pusher = site.bridge.pusher(client, site.options.limits.stall_timeout).await?;
     let (tx, mut rx) = mpsc::channel(1);
     let (budget, runtime) = (site.in_flight.clone(), Handle::current());
     pusher.start(move |store| {
@@ -206,7 +280,7 @@ pub(super) async fn pushed(
         let reserve = |bytes: usize| {
             let share = runtime.block_on(async {
                 tokio::select! {
-                    share = budget.take(bytes) => share,
+                    share = budget.take(client, bytes) => Some(share),
                     () = tx.closed() => None,
                 }
             });
@@ -215,11 +289,9 @@ pub(super) async fn pushed(
         let run = || {
             let mut ahead = reserve(making)?;
             job(store, &mut |bytes: Vec<u8>| {
-                let unused = ahead.num_permits().saturating_sub(bytes.len());
-                drop(ahead.split(unused));
-                let share = Arc::new(ahead.split(ahead.num_permits()).ok_or(Error::Cancelled)?);
-                let piece = Piece::More(VecDeque::from([held(bytes, &share)]));
-                drop(share);
+                ahead.shrink(bytes.len());
+                let share = ahead.split(bytes.len());
+                let piece = Piece::More(VecDeque::from([held(bytes, share)]));
                 tx.blocking_send(piece).map_err(|_| Error::Cancelled)?;
                 ahead = reserve(making)?;
                 Ok(())

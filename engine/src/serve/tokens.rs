@@ -129,8 +129,8 @@ struct TokenJson {
     expires_unix_s: Option<u64>,
 }
 
-/// Inode, length and time of a file.
-pub(super) type Stamp = (u64, u64, i64, i64);
+/// Inode, length, mode and time of a file.
+pub(super) type Stamp = (u64, u64, u32, i64, i64);
 
 /// The tokens in a file.
 #[derive(Debug, Clone)]
@@ -208,7 +208,13 @@ impl Tokens {
     /// Another one for every change of the file; `None` if it is not there.
     pub(super) fn stamp(&self) -> Option<Stamp> {
         let meta = fs::metadata(&self.path).ok()?;
-        Some((meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+        Some((meta.ino(), meta.len(), meta.mode(), meta.mtime(), meta.mtime_nsec()))
+    }
+
+    /// Its mode, if others than its owner have access to it.
+    pub(super) fn open_to_others(&self) -> Option<u32> {
+        let mode = fs::metadata(&self.path).ok()?.mode() & 0o7777;
+        (mode & 0o077 != 0).then_some(mode)
     }
 
     fn place(&self) -> String {

@@ -27,7 +27,7 @@ pub(super) async fn list_nodes(ask: Ask) -> Answer {
 }
 
 async fn list(ask: Ask, job: fn(&dyn Store, &mut List<'_>) -> Result<()>) -> Answer {
-    let body = pushed(&ask.site, LIST_MAKING_BYTES, move |store, out| {
+    let body = pushed(&ask.site, ask.client, LIST_MAKING_BYTES, move |store, out| {
         let mut list = List { out, item: vec![0; ITEM_HEAD_LEN], ids: 0, items: 0 };
         job(store, &mut list)?;
         list.close()?;

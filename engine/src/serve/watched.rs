@@ -57,6 +57,18 @@ impl Phase {
         AtWork(Arc::clone(self))
     }
 
+    /// Since when no request is at work.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let state = lock(&self.0);
+        (state.at_work == 0).then_some(state.since)
+    }
+
+    /// Since when it owes the headers of a request.
+    pub fn unasked_since(&self) -> Option<Instant> {
+        let state = lock(&self.0);
+        (state.at_work == 0 && state.begun).then_some(state.since)
+    }
+
     fn received(&self) {
         let mut state = lock(&self.0);
         if state.at_work == 0 && !state.begun {
@@ -212,5 +224,53 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Watched<IO> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncWriteExt;
+
+    // Takes a byte at a time, and lets itself be asked twice for each.
+    struct Drip(bool);
+
+    impl AsyncWrite for Drip {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            self.0 = !self.0;
+            if self.0 {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(Ok(1))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn who_takes_a_little_now_and_then_is_cut_as_well() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        for (rate_min, cut) in [(1 << 40, true), (0, false)] {
+            let stall_timeout = Duration::from_secs(1);
+            let limits = ServeLimits { stall_timeout, rate_min, ..ServeLimits::default() };
+            // As many bytes as no test takes in that time, or as any does.
+            let mut times = Times::of(&limits);
+            times.stall = Duration::from_millis(20);
+            let wrote = runtime.block_on(async {
+                let mut io = Watched::new(Drip(false), Some(times), Phase::new(), None);
+                for _ in 0..if cut { u64::MAX } else { 10_000 } {
+                    io.write_all(b"x").await?;
+                }
+                Ok::<_, io::Error>(())
+            });
+            assert_eq!(wrote.err().map(|error| error.kind()), cut.then_some(io::ErrorKind::TimedOut));
+        }
     }
 }

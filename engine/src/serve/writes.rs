@@ -8,29 +8,47 @@ use crate::content::{Chunk, Frame};
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{FRAME_LEN_MAX, NODE_LEN_MAX};
-use crate::store::wire::{BindJson, NameJson, chunk_ids, node_ids, open_pack, unpack_ids, version_of};
+use crate::store::wire::{
+    BindJson, NameJson, chunk_ids, node_ids, open_pack, proof_byte, unpack_ids, unpack_ids_to_prove,
+    version_of,
+};
 use crate::store::{NewChunk, Store};
 use crate::version::{Manifest, Node};
 
 use super::answer::{self, Answer};
 use super::routes::PLACE;
 use super::site::Ask;
+use super::stream::counted;
 
 // Ids that are asked for at once.
 const GROUP: usize = 4096;
 
 pub(super) async fn lacks_chunks(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let ids = chunk_ids(unpack_ids(&received.bytes, PLACE)?);
     let lacks = site.bridge.write(move |store| store.lacks_chunks(&ids)).await?;
-    Ok(answer::binary(bytes_of(lacks)))
+    Ok(answer::binary(counted(&site, client, bytes_of(lacks)).await))
 }
 
 pub(super) async fn lacks_nodes(ask: Ask) -> Answer {
-    let (site, _, received) = ask.received().await?;
+    let (site, client, received) = ask.received().await?;
     let ids = node_ids(unpack_ids(&received.bytes, PLACE)?);
     let lacks = site.bridge.write(move |store| store.lacks_nodes(&ids)).await?;
-    Ok(answer::binary(bytes_of(lacks)))
+    Ok(answer::binary(counted(&site, client, bytes_of(lacks)).await))
+}
+
+pub(super) async fn prove_chunks(ask: Ask) -> Answer {
+    let (site, _, received) = ask.received().await?;
+    let ids = chunk_ids(unpack_ids_to_prove(&received.bytes, PLACE)?);
+    let proofs = site.bridge.write(move |store| store.prove_chunks(&ids)).await?;
+    Ok(answer::binary(proofs.into_iter().map(proof_byte).collect::<Vec<u8>>()))
+}
+
+pub(super) async fn prove_nodes(ask: Ask) -> Answer {
+    let (site, _, received) = ask.received().await?;
+    let ids = node_ids(unpack_ids_to_prove(&received.bytes, PLACE)?);
+    let proofs = site.bridge.write(move |store| store.prove_nodes(&ids)).await?;
+    Ok(answer::binary(proofs.into_iter().map(proof_byte).collect::<Vec<u8>>()))
 }
 
 fn bytes_of(lacks: Vec<bool>) -> Vec<u8> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::{
-    AppName, Name, NameRecord, NewChunk, ROOT_NODE_KIND, Source, Store, SweepOptions, Swept, Verdict,
+    AppName, Name, NameRecord, NewChunk, Proof, ROOT_NODE_KIND, Source, Store, SweepOptions, Swept, Verdict,
 };
 use crate::content::Frame;
 use crate::error::{Error, Result};
@@ -25,16 +25,17 @@ struct Shelves {
     names_bound: u64,
 }
 
-// `mark` is when a sweep condemned it.
+// `mark` is when a sweep condemned it; what is `doubted` did not prove.
 #[derive(Debug)]
 struct Held<T> {
     value: T,
     mark: Option<u64>,
+    doubted: bool,
 }
 
 impl<T> Held<T> {
     fn new(value: T) -> Self {
-        Self { value, mark: None }
+        Self { value, mark: None, doubted: false }
     }
 }
 
@@ -96,7 +97,7 @@ impl Source for MemStore {
 impl Shelves {
     fn put_chunk(&mut self, new: &NewChunk, replace: bool) {
         match self.chunks.get_mut(&new.chunk.id) {
-            Some(held) if !replace => held.mark = None,
+            Some(held) if !replace && !held.doubted => held.mark = None,
             _ => {
                 let value = (new.chunk.len, self.chunks_put, new.frame.clone());
                 self.chunks.insert(new.chunk.id, Held::new(value));
@@ -107,7 +108,7 @@ impl Shelves {
 
     fn put_node(&mut self, id: NodeId, bytes: Vec<u8>, replace: bool) {
         match self.nodes.get_mut(&id) {
-            Some(held) if !replace => held.mark = None,
+            Some(held) if !replace && !held.doubted => held.mark = None,
             _ => drop(self.nodes.insert(id, Held::new(bytes))),
         }
     }
@@ -122,6 +123,20 @@ impl Store for MemStore {
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>> {
         let mut shelves = self.shelves();
         Ok(ids.iter().map(|id| lacks(shelves.nodes.get_mut(id))).collect())
+    }
+
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>> {
+        let mut shelves = self.shelves();
+        let proof = |id, (len, _, frame): &(u32, u64, Frame)| {
+            Proof::of_chunk(&ChunkRef { id, len: *len }, frame.clone())
+        };
+        Ok(ids.iter().map(|id| judged(shelves.chunks.get_mut(id), |value| proof(*id, value))).collect())
+    }
+
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>> {
+        let mut shelves = self.shelves();
+        let proof = |id, bytes: &Vec<u8>| Proof::of_node(id, bytes);
+        Ok(ids.iter().map(|id| judged(shelves.nodes.get_mut(id), |value| proof(*id, value))).collect())
     }
 
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
@@ -225,7 +240,16 @@ impl Store for MemStore {
 }
 
 fn lacks<T>(held: Option<&mut Held<T>>) -> bool {
-    held.map(|held| held.mark = None).is_none()
+    let sound = held.filter(|held| !held.doubted);
+    sound.map(|held| held.mark = None).is_none()
+}
+
+fn judged<T>(held: Option<&mut Held<T>>, proof: impl FnOnce(&T) -> Proof) -> Proof {
+    let Some(held) = held else { return Proof::Absent };
+    let proof = proof(&held.value);
+    held.mark = None;
+    held.doubted = proof != Proof::Sound;
+    proof
 }
 
 fn judge<T>(held: &mut Held<T>, live: bool, options: &SweepOptions<'_>) -> Verdict {

@@ -17,11 +17,11 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::content::Frame;
+use crate::content::{Chunk, Frame};
 use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
-use crate::version::NodeSource;
+use crate::version::{Node, NodeSource};
 
 pub use mem::MemStore;
 pub use name::{AppName, Name, NameRecord};
@@ -83,6 +83,32 @@ pub struct NewChunk {
     pub chunk: ChunkRef,
     /// Its bytes; the caller proved them.
     pub frame: Frame,
+}
+
+/// What a store has of a chunk or node, by reading and hashing it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// It is what its id says.
+    Sound,
+    /// It is not here.
+    Absent,
+    /// It is here, or a record says so, and it cannot be read or is something else.
+    Damaged,
+}
+
+impl Proof {
+    /// What a store says, taken for true.
+    pub(crate) fn trusted(lacks: bool) -> Proof {
+        if lacks { Proof::Absent } else { Proof::Sound }
+    }
+
+    pub(crate) fn of_chunk(chunk: &ChunkRef, frame: Frame) -> Proof {
+        Chunk::open(frame, chunk, "").map_or(Proof::Damaged, |_| Proof::Sound)
+    }
+
+    pub(crate) fn of_node(id: NodeId, bytes: &[u8]) -> Proof {
+        Node::open(id, bytes, "").map_or(Proof::Damaged, |_| Proof::Sound)
+    }
 }
 
 /// What a sweep found and did.
@@ -181,11 +207,21 @@ pub(crate) use crate::version::ROOT_NODE_KIND;
 /// A source that can be written. Writers keep the order chunks, nodes, name: a durable name refers only to
 /// durable nodes, a durable node only to durable chunks.
 pub trait Store: Source {
+    /// True where every question costs a round trip: then many things are best asked about at once, and from several
+    /// threads, which wait more than they work.
+    fn is_far(&self) -> bool {
+        false
+    }
     /// For each id, true if it must be put. What is here but condemned is reprieved, so that a publisher may
     /// rely on it.
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>>;
     /// The same for nodes.
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>>;
+    /// The same, but no record is trusted: what is here is read and opened, one thing at a time. What is damaged must be
+    /// put as well as what is absent; the store counts it as lacking from then on, and putting it overwrites it.
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>>;
+    /// The same for nodes.
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>>;
     /// Keeps chunks, in the order given. Keeping one again changes nothing. Not durable before [`Store::bind`] or
     /// [`Store::flush`].
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()>;

@@ -13,7 +13,7 @@ use crate::delta::Profile;
 use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 
-use super::{Name, NameRecord};
+use super::{Name, NameRecord, Proof};
 
 /// The protocol's number, in the path of every request.
 pub(crate) const PROTOCOL: u32 = 1;
@@ -22,6 +22,8 @@ pub(crate) const BINARY: &str = "application/vnd.floe.v1";
 
 /// Most ids in one request.
 pub(crate) const IDS_MAX: usize = 64 << 10;
+/// Most ids in one request to prove: so much is read before the answer.
+pub(crate) const PROVE_IDS_MAX: usize = 1024;
 /// Most bytes of a JSON answer, but for lists of names.
 pub(crate) const JSON_LEN_MAX: usize = 64 << 10;
 /// Most bytes of a list of names.
@@ -51,12 +53,16 @@ pub(crate) mod path {
     pub const CHUNKS_LENS: &str = "/v1/chunks/lens";
     /// POST ids: one byte each, 1 if it must be put.
     pub const CHUNKS_LACK: &str = "/v1/chunks/lack";
+    /// POST ids: one byte each, as [`super::proof_byte`] says.
+    pub const CHUNKS_PROVE: &str = "/v1/chunks/prove";
     /// GET `/{id}`: a node. POST: keeps a pack of nodes, children first.
     pub const NODES: &str = "/v1/nodes";
     /// POST ids: items, nodes in any order.
     pub const NODES_READ: &str = "/v1/nodes/read";
     /// POST ids: one byte each, 1 if it must be put.
     pub const NODES_LACK: &str = "/v1/nodes/lack";
+    /// POST ids: one byte each, as [`super::proof_byte`] says.
+    pub const NODES_PROVE: &str = "/v1/nodes/prove";
     /// POST: makes everything put so far durable.
     pub const FLUSH: &str = "/v1/flush";
     /// POST [`super::UpdateJson`]: an update stream.
@@ -223,6 +229,26 @@ pub(crate) fn unpack_ids(bytes: &[u8], place: &str) -> Result<Vec<[u8; 32]>> {
     }
     within("ids in one request", place, ids.len(), IDS_MAX)?;
     Ok(ids.to_vec())
+}
+
+/// At most [`PROVE_IDS_MAX`] of them.
+pub(crate) fn unpack_ids_to_prove(bytes: &[u8], place: &str) -> Result<Vec<[u8; 32]>> {
+    within("ids to prove in one request", place, bytes.len() / 32, PROVE_IDS_MAX)?;
+    unpack_ids(bytes, place)
+}
+
+/// How a proof is told.
+pub(crate) fn proof_byte(proof: Proof) -> u8 {
+    match proof {
+        Proof::Sound => 0,
+        Proof::Absent => 1,
+        Proof::Damaged => 2,
+    }
+}
+
+/// What [`proof_byte`] told.
+pub(crate) fn proof_of(byte: u8) -> Option<Proof> {
+    [Proof::Sound, Proof::Absent, Proof::Damaged].get(usize::from(byte)).copied()
 }
 
 /// Chunk refs as they are packed: id and `u32` length, 36 bytes each.

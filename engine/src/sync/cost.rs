@@ -1,11 +1,14 @@
 //! What a plan costs, found out without touching anything.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{ChunkId, VersionId};
+use crate::store::{Source, UpdateAsk};
 use crate::tree::{GROUP_CHUNKS_MAX, Replica, Survey};
-use crate::version::{Entry, EntryKind, Manifest, NodeSource, Plan, Step};
+use crate::version::{Delta, Entry, EntryKind, Manifest, NodeSource, Plan, Step};
+
+use super::stream::{UpdateReader, stream_len, units};
 
 /// What a plan has to fetch: the wanted chunks that no file here holds.
 pub(super) struct Cost {
@@ -62,6 +65,47 @@ impl Cost {
         let bytes_reused = bytes - bytes_missing;
         Ok(Cost { missing, bytes_missing, bytes_reused, bytes_staged, requests })
     }
+}
+
+/// What an update costs in place of nodes and chunks asked for one by one: bytes and questions. `None` if `source` makes
+/// none, or none that can be foretold. `missing` is what [`Cost`] found: what of it the update does not bring is asked for
+/// beside it. It asks for a stream that begins behind the last unit, which brings no content.
+pub(super) fn update_cost(
+    source: &dyn Source,
+    nodes: &dyn NodeSource,
+    from: VersionId,
+    want: VersionId,
+    missing: &[ChunkId],
+) -> Result<Option<(u64, u64)>> {
+    let (base, target) = (Manifest::open(nodes, from)?, Manifest::open(nodes, want)?);
+    let new = Delta::between(Some(&base), &target)?.missing;
+    let ask = UpdateAsk {
+        have: Some(from),
+        want,
+        from_unit: units(&new).count() as u64,
+        from_byte: 0,
+        profile: None,
+    };
+    let header = match source.update(&ask) {
+        Ok(None) => return Ok(None),
+        Ok(Some(stream)) => UpdateReader::open(stream, &ask, &source.place()).map(|update| *update.header()),
+        Err(error) => Err(error),
+    };
+    let header = match header {
+        Err(error @ (Error::Cancelled | Error::Network { .. } | Error::Denied { .. })) => return Err(error),
+        // What is wrong with it the sync will find out, and go on without.
+        Err(_) => return Ok(None),
+        Ok(header) if header.units != ask.from_unit => return Ok(None),
+        Ok(header) => header,
+    };
+    let brought: HashSet<_> = new.iter().map(|chunk| chunk.id).collect();
+    let beside: Vec<_> = missing.iter().filter(|id| !brought.contains(id)).copied().collect();
+    let ids: Vec<_> = new.iter().map(|chunk| chunk.id).chain(beside.iter().copied()).collect();
+    let lens: HashMap<_, _> = ids.iter().copied().zip(source.frame_lens(&ids)?).collect();
+    let len = |id: &ChunkId| lens.get(id).copied().flatten().unwrap_or(0);
+    let beside_len: u64 = beside.iter().map(|id| u64::from(len(id))).sum();
+    let bytes = stream_len(&header, &new, |chunk| len(&chunk.id)) + beside_len;
+    Ok(Some((bytes, 1 + u64::from(!beside.is_empty()))))
 }
 
 fn each_chunk_here(replica: &Replica, survey: &Survey, each: &mut dyn FnMut(ChunkId)) -> Result<()> {

@@ -1,27 +1,49 @@
 //! Files -> pieces of work: many small files together, a large one in parts. Reads, cuts, hashes and encodes;
 //! knows nothing of manifests.
+//!
+//! Pieces are worked on by windows: the store is asked once what it lacks of a window. For a store at hand a window is
+//! one piece, and its new chunks are put when it is drained, so they lie in the store in file order. For one that is far
+//! windows are large, more threads work on them than there are processors, because most of them wait for an answer, and
+//! each puts what it made: so questions and puts go on while others read and encode.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry as Claim;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::content::{Compression, Frame, cut_all};
 use crate::error::{At, Error, Result};
+use crate::flow::Flow;
 use crate::id::{ChunkId, ChunkRef};
 use crate::progress::{Progress, check};
-use crate::store::{NewChunk, Store};
+use crate::store::{NewChunk, Proof, Store};
 use crate::tree::{FileReader, Found, FoundKind, SourceTree};
 use crate::version::Entry;
+
+use super::PublishOptions;
 
 /// Bytes of small files that are worked on together.
 const GROUP_LEN: u64 = 512 << 10;
 /// Most files worked on together.
 const GROUP_COUNT: usize = 256;
 /// Longest file that one worker reads whole; a longer one comes in parts of about this length.
-pub(super) const WHOLE_LEN_MAX: u64 = 1 << 20;
+const WHOLE_LEN_MAX: u64 = 1 << 20;
 /// Of a piece: a byte more shows that a file grew.
 const PIECE_CAPACITY: usize = WHOLE_LEN_MAX as usize + 1;
 /// Capacities of buffers are multiples of it.
 const BUFFER_STEP: usize = 16 << 10;
+/// Most pieces in a window; most of those that need no reading weigh nothing.
+const WINDOW_COUNT_MAX: usize = 64;
+/// The first window for a store that is far, in plain bytes. Each is twice as large as the one before it, so that the
+/// first answer comes early.
+const FAR_WINDOW_MIN: u64 = 2 << 20;
+const FAR_WINDOW_MAX: u64 = 16 << 20;
+const FAR_WINDOW_COUNT_MAX: usize = 4096;
+/// Threads more than processors where most of them wait.
+const FAR_THREADS: usize = 3;
+/// New chunks that are put together into a store that is far, in plain bytes.
+const FAR_PUT_BYTES: u64 = 1 << 20;
 
 /// What the feeding side hands to a worker.
 pub(super) enum Piece<'s> {
@@ -33,12 +55,30 @@ pub(super) enum Piece<'s> {
     Part { found: &'s Found, plain: Vec<u8>, lens: Vec<usize>, last: bool },
 }
 
+/// Pieces that follow each other.
+pub(super) struct Window<'s> {
+    number: u64,
+    pieces: Vec<Piece<'s>>,
+}
+
 /// What a worker hands to the draining side.
+pub(super) struct Batch<'s> {
+    /// Of its window, from 0 in order.
+    pub number: u64,
+    /// The last window that puts a chunk which this one has too. Its own number, if there is no later one.
+    pub relies_on: u64,
+    /// One for each piece.
+    pub gathered: Vec<Gathered<'s>>,
+    /// Chunks still to be put.
+    pub new: Vec<NewChunk>,
+}
+
+/// What became of a piece.
 pub(super) enum Gathered<'s> {
     /// As it came.
     Known(Box<Entry>),
-    /// The chunks of each file or part, in order, and those the store lacks.
-    Read { files: Vec<FileChunks<'s>>, new: Vec<NewChunk> },
+    /// The chunks of each file or part, in order.
+    Read(Vec<FileChunks<'s>>),
 }
 
 /// Chunks of a file, or of a part of it.
@@ -169,71 +209,161 @@ impl<'s, I: Iterator<Item = Result<(&'s Found, Option<Entry>)>>> Iterator for Pi
     }
 }
 
+/// How pieces become windows.
+#[derive(Clone, Copy)]
+pub(super) struct Windows {
+    far: bool,
+    bytes_max: u64,
+}
+
+impl Windows {
+    /// As is best for `store`. `in_flight_bytes_max` bounds the plain bytes of all windows together.
+    pub fn of(store: &dyn Store, in_flight_bytes_max: u64) -> Windows {
+        let bytes_max = (in_flight_bytes_max / 4).clamp(1, FAR_WINDOW_MAX);
+        Windows { far: store.is_far(), bytes_max }
+    }
+
+    /// How they flow.
+    pub fn flow(self, threads: NonZeroUsize, in_flight_bytes_max: u64) -> Flow {
+        if self.far {
+            let threads = threads.saturating_add(FAR_THREADS);
+            return Flow { threads, weight_max: in_flight_bytes_max };
+        }
+        // More in flight than keeps every thread busy only falls out of the caches.
+        let busy = (threads.get() as u64 + 2) * 2 * WHOLE_LEN_MAX;
+        Flow { threads, weight_max: in_flight_bytes_max.min(busy) }
+    }
+
+    /// Windows and their weights.
+    pub fn over<'s>(
+        self,
+        mut pieces: impl Iterator<Item = Result<(Piece<'s>, u64)>>,
+    ) -> impl Iterator<Item = Result<(Window<'s>, u64)>> {
+        let mut number = 0;
+        let mut bytes_max = if self.far { FAR_WINDOW_MIN.min(self.bytes_max) } else { 1 };
+        let count_max = if self.far { FAR_WINDOW_COUNT_MAX } else { WINDOW_COUNT_MAX };
+        std::iter::from_fn(move || {
+            let (mut window, mut weight) = (Vec::new(), 0);
+            while weight < bytes_max && window.len() < count_max {
+                match pieces.next() {
+                    Some(Ok((piece, more))) => {
+                        window.push(piece);
+                        weight += more;
+                    }
+                    Some(Err(error)) => return Some(Err(error)),
+                    None => break,
+                }
+            }
+            if self.far {
+                bytes_max = (2 * bytes_max).min(self.bytes_max);
+            }
+            number += 1;
+            (!window.is_empty()).then_some(Ok((Window { number: number - 1, pieces: window }, weight)))
+        })
+    }
+}
+
 /// The working side; shared by all workers.
 pub(super) struct Gather<'s> {
     pub tree: &'s SourceTree,
     pub store: &'s dyn Store,
     pub compression: Compression,
+    // What the store says it has is read and hashed.
+    prove: bool,
     pub progress: &'s dyn Progress,
-    /// Chunks some worker is at and the store has not been handed yet.
-    in_flight: Mutex<HashSet<ChunkId>>,
+    /// Chunks that the store has not been handed yet, with the window at them.
+    in_flight: Mutex<HashMap<ChunkId, u64>>,
+    far: bool,
+    /// What was put, but for what was put again.
+    pub counts: Counts,
+    // Chunks that the store has damaged.
+    damaged: Mutex<HashSet<ChunkId>>,
     buffers: &'s Buffers,
     frames: Buffers,
+}
+
+/// New chunks.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub chunks: AtomicU64,
+    pub bytes: AtomicU64,
+    pub stored: AtomicU64,
 }
 
 impl<'s> Gather<'s> {
     pub fn new(
         tree: &'s SourceTree,
         store: &'s dyn Store,
-        compression: Compression,
+        options: &PublishOptions,
         progress: &'s dyn Progress,
         buffers: &'s Buffers,
     ) -> Self {
         Self {
             tree,
             store,
-            compression,
+            compression: options.compression,
+            prove: options.rehash,
             progress,
             in_flight: Mutex::default(),
+            far: store.is_far(),
+            counts: Counts::default(),
+            damaged: Mutex::default(),
             buffers,
             frames: Buffers::default(),
         }
     }
 
-    pub fn work(&self, piece: Piece<'s>) -> Result<Gathered<'s>> {
-        check(self.progress)?;
-        let (plain, files) = match piece {
-            Piece::Known(entry) => return Ok(Gathered::Known(entry)),
-            Piece::Files(found) => self.read(found)?,
-            Piece::Part { found, plain, lens, last } => (plain, vec![(found, lens, last)]),
-        };
-        let mut rest = plain.as_slice();
-        let mut slices = Vec::new();
-        let files = files
-            .into_iter()
-            .map(|(found, lens, last)| {
-                let chunks = lens.into_iter().map(|len| {
-                    let (slice, tail) = rest.split_at(len);
-                    rest = tail;
-                    let chunk = ChunkRef { id: ChunkId::of(slice), len: len as u32 };
-                    slices.push((chunk, slice));
-                    chunk
-                });
-                FileChunks { found, chunks: chunks.collect(), last }
-            })
-            .collect();
-        let new = self.encode_lacking(&slices)?;
-        self.progress.advance(plain.len() as u64);
-        self.buffers.give(plain);
-        Ok(Gathered::Read { files, new })
+    pub fn work(&self, window: Window<'s>) -> Result<Batch<'s>> {
+        let Window { number, pieces } = window;
+        let (mut gathered, mut plains) = (Vec::with_capacity(pieces.len()), Vec::new());
+        for piece in pieces {
+            check(self.progress)?;
+            let (plain, files) = match piece {
+                Piece::Known(entry) => {
+                    gathered.push(Gathered::Known(entry));
+                    continue;
+                }
+                Piece::Files(found) => self.read(found)?,
+                Piece::Part { found, plain, lens, last } => (plain, vec![(found, lens, last)]),
+            };
+            gathered.push(Gathered::Read(hashed(&plain, files)));
+            plains.push(plain);
+        }
+        let slices = slices(&gathered, &plains);
+        let (relies_on, new) = self.encode_lacking(number, &slices)?;
+        for plain in plains {
+            self.progress.advance(plain.len() as u64);
+            self.buffers.give(plain);
+        }
+        Ok(Batch { number, relies_on, gathered, new })
     }
 
     /// Hands new chunks to the store.
     pub fn put(&self, new: Vec<NewChunk>) -> Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
         self.store.put_chunks(&new)?;
         self.release(new.iter().map(|new| new.chunk.id).collect());
-        new.into_iter().for_each(|new| self.frames.give(new.frame.into_bytes()));
+        let damaged = self.damaged();
+        for new in new {
+            if !damaged.contains(&new.chunk.id) {
+                self.counts.chunks.fetch_add(1, Relaxed);
+                self.counts.bytes.fetch_add(u64::from(new.chunk.len), Relaxed);
+                self.counts.stored.fetch_add(new.frame.as_bytes().len() as u64, Relaxed);
+            }
+            self.frames.give(new.frame.into_bytes());
+        }
         Ok(())
+    }
+
+    /// Chunks that the store had damaged and that were put again.
+    pub fn mended(self) -> Vec<ChunkId> {
+        self.damaged.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().collect()
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     // All files after each other in one buffer, with the lengths of their chunks.
@@ -255,31 +385,54 @@ impl<'s> Gather<'s> {
     }
 
     // Claimed before the store is asked: so whatever another worker claimed earlier is either in flight, and not
-    // claimed here, or in the store by now.
-    fn encode_lacking(&self, slices: &[(ChunkRef, &[u8])]) -> Result<Vec<NewChunk>> {
+    // claimed here, or in the store by now. Returns the last window that is at one of the chunks, and those to put.
+    fn encode_lacking(&self, number: u64, slices: &[(ChunkRef, &[u8])]) -> Result<(u64, Vec<NewChunk>)> {
+        let mut relies_on = number;
         let claimed: Vec<_> = {
             let mut in_flight = self.in_flight();
-            slices.iter().filter(|(chunk, _)| in_flight.insert(chunk.id)).collect()
+            let mut claim = |id| match in_flight.entry(id) {
+                Claim::Vacant(free) => {
+                    free.insert(number);
+                    true
+                }
+                Claim::Occupied(other) => {
+                    relies_on = relies_on.max(*other.get());
+                    false
+                }
+            };
+            slices.iter().filter(|(chunk, _)| claim(chunk.id)).collect()
         };
+        if claimed.is_empty() {
+            return Ok((relies_on, Vec::new()));
+        }
         let ids: Vec<_> = claimed.iter().map(|(chunk, _)| chunk.id).collect();
-        let lacks = self.store.lacks_chunks(&ids)?;
-        let mut new = Vec::new();
-        let mut known = Vec::new();
-        for ((chunk, plain), lacks) in claimed.into_iter().zip(lacks) {
-            if lacks {
-                new.push(NewChunk {
-                    chunk: *chunk,
-                    frame: Frame::encode_in(self.frames.take(plain.len() + 1), plain, self.compression),
-                });
-            } else {
-                known.push(chunk.id);
+        let proofs = match self.prove {
+            true => self.store.prove_chunks(&ids)?,
+            false => self.store.lacks_chunks(&ids)?.into_iter().map(Proof::trusted).collect(),
+        };
+        let judged = || ids.iter().zip(&proofs);
+        self.release(judged().filter(|(_, proof)| **proof == Proof::Sound).map(|(id, _)| *id).collect());
+        self.damaged().extend(judged().filter(|(_, proof)| **proof == Proof::Damaged).map(|(id, _)| *id));
+        let (mut new, mut bytes) = (Vec::new(), 0);
+        for ((chunk, plain), _) in
+            claimed.into_iter().zip(&proofs).filter(|(_, proof)| **proof != Proof::Sound)
+        {
+            let frame = Frame::encode_in(self.frames.take(plain.len() + 1), plain, self.compression);
+            new.push(NewChunk { chunk: *chunk, frame });
+            bytes += u64::from(chunk.len);
+            if self.far && bytes >= FAR_PUT_BYTES {
+                check(self.progress)?;
+                self.put(std::mem::take(&mut new))?;
+                bytes = 0;
             }
         }
-        self.release(known);
-        Ok(new)
+        if self.far {
+            self.put(std::mem::take(&mut new))?;
+        }
+        Ok((relies_on, new))
     }
 
-    fn in_flight(&self) -> MutexGuard<'_, HashSet<ChunkId>> {
+    fn in_flight(&self) -> MutexGuard<'_, HashMap<ChunkId, u64>> {
         self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -289,6 +442,41 @@ impl<'s> Gather<'s> {
             in_flight.remove(&id);
         }
     }
+}
+
+// Names the chunks of files that lie after each other in `plain`.
+fn hashed<'s>(mut plain: &[u8], files: Vec<(&'s Found, Vec<usize>, bool)>) -> Vec<FileChunks<'s>> {
+    let mut name = |len: usize| {
+        let (slice, rest) = plain.split_at(len);
+        plain = rest;
+        ChunkRef { id: ChunkId::of(slice), len: len as u32 }
+    };
+    let files = files.into_iter();
+    files
+        .map(|(found, lens, last)| FileChunks {
+            found,
+            chunks: lens.into_iter().map(&mut name).collect(),
+            last,
+        })
+        .collect()
+}
+
+// Every chunk with its bytes, in order.
+fn slices<'p>(gathered: &[Gathered<'_>], plains: &'p [Vec<u8>]) -> Vec<(ChunkRef, &'p [u8])> {
+    let read = gathered.iter().filter_map(|gathered| match gathered {
+        Gathered::Read(files) => Some(files),
+        Gathered::Known(_) => None,
+    });
+    let mut slices = Vec::new();
+    for (files, plain) in read.zip(plains) {
+        let mut rest = plain.as_slice();
+        for chunk in files.iter().flat_map(|file| &file.chunks) {
+            let (slice, tail) = rest.split_at(chunk.len as usize);
+            slices.push((*chunk, slice));
+            rest = tail;
+        }
+    }
+    slices
 }
 
 fn file_len(found: &Found) -> u64 {
@@ -314,5 +502,37 @@ pub(super) fn file_mode(found: &Found) -> Result<u16> {
     match found.kind {
         FoundKind::File { mode, .. } => Ok(mode),
         _ => Err(Error::Changed { path: found.path.as_str().into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::progress::Silent;
+    use crate::store::MemStore;
+
+    #[test]
+    fn a_window_knows_which_later_one_it_relies_on() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (tree, store) = (SourceTree::open(dir.path()).expect("opened"), MemStore::default());
+        let (buffers, options) = (Buffers::default(), PublishOptions::default());
+        let gather = Gather::new(&tree, &store, &options, &Silent, &buffers);
+        let slices: Vec<_> = [&b"one"[..], b"two", b"three"]
+            .into_iter()
+            .map(|plain| (ChunkRef { id: ChunkId::of(plain), len: plain.len() as u32 }, plain))
+            .collect();
+        // What is put later, what of it is new, and the window that is relied on.
+        let (at_7, new_7) = gather.encode_lacking(7, &slices[..2]).expect("encoded");
+        assert_eq!((at_7, new_7.len()), (7, 2));
+        let (at_5, new_5) = gather.encode_lacking(5, &slices).expect("encoded");
+        assert_eq!((at_5, new_5.len()), (7, 1));
+        let (at_9, new_9) = gather.encode_lacking(9, &slices).expect("encoded");
+        assert_eq!((at_9, new_9.len()), (9, 0));
+        gather.put(new_7).expect("put");
+        gather.put(new_5).expect("put");
+        let (at_6, new_6) = gather.encode_lacking(6, &slices).expect("encoded");
+        assert_eq!((at_6, new_6.len()), (6, 0));
+        assert_eq!(gather.in_flight().len(), 0);
+        assert_eq!(gather.counts.bytes.load(Relaxed), 11);
     }
 }

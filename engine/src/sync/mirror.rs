@@ -17,6 +17,7 @@ use crate::progress::{Phase, Progress, check};
 use crate::store::{Name, NameRecord, NewChunk, Source, Store};
 use crate::version::{Manifest, Node, NodeSource};
 
+use super::wire::read_again;
 use super::{MirrorOptions, Mirrored};
 
 const DEPTH_MAX: usize = 2 * TREE_HEIGHT_MAX as usize + 4;
@@ -24,10 +25,14 @@ const NODES_PER_READ: usize = 2048;
 const NODES_PER_READ_MIN: usize = 16;
 // Nodes that wait for what is below them fill at most this: the fuller it is, the smaller are the batches below.
 const WAITING_BYTES_MAX: usize = NODES_PER_READ * NODE_LEN_MAX;
-const NODES_PER_PUT: usize = 256;
+// Nodes that are put together.
+const READY_BYTES_MAX: usize = 4 << 20;
+const READY_MAX: usize = 2048;
 const CHUNKS_PER_READ: usize = 64 << 10;
 const PUT_CHUNKS_MAX: usize = 256;
 const PUT_BYTES_MAX: u64 = 2 << 20;
+// Threads more than processors where most of them wait.
+const FAR_THREADS: usize = 3;
 // So much is lost at most when the process is killed.
 const FLUSH_BYTES: u64 = 256 << 20;
 
@@ -91,10 +96,25 @@ fn copy(
     if bound.iter().any(|there| there.version == record.version) {
         return Ok(());
     }
-    let flow = Flow { threads: options.threads, weight_max: options.in_flight_bytes_max.max(1) };
+    let more = if dest.is_far() { FAR_THREADS } else { 0 };
+    let threads = options.threads.saturating_add(more);
+    let flow = Flow { threads, weight_max: options.in_flight_bytes_max.max(1) };
     let near = Near::new(bound.last().map(|there| there.version));
     let seen = HashSet::new();
-    let mut copy = Copy { source, dest, flow, progress, near, seen, waiting: 0, unflushed: 0, mirrored };
+    let mut copy = Copy {
+        source,
+        dest,
+        flow,
+        progress,
+        near,
+        seen,
+        waiting: 0,
+        chunks: Vec::new(),
+        ready: Vec::new(),
+        ready_bytes: 0,
+        unflushed: 0,
+        mirrored,
+    };
     let copied = copy.run(record);
     if copied.is_err() {
         // What came is there for the next run; what went wrong has been told already.
@@ -146,6 +166,11 @@ struct Copy<'a> {
     seen: HashSet<NodeId>,
     // Bytes of nodes read and not put yet.
     waiting: usize,
+    // Not asked after yet. Copied before any node is put.
+    chunks: Vec<ChunkRef>,
+    // What is below them is put, or is before them here.
+    ready: Vec<(NodeId, Vec<u8>)>,
+    ready_bytes: usize,
     unflushed: u64,
     mirrored: &'a mut Mirrored,
 }
@@ -161,6 +186,7 @@ impl Copy<'_> {
     fn run(&mut self, record: &NameRecord) -> Result<()> {
         let root = record.version.root();
         self.below(&[root], 0)?;
+        self.put_ready()?;
         // A node with a valid hash is not yet a version.
         Manifest::open(self.dest, record.version)?;
         self.mirrored.versions += 1;
@@ -212,7 +238,10 @@ impl Copy<'_> {
         }
         let bytes: usize = batch.nodes.iter().map(|(_, bytes)| bytes.len()).sum();
         self.waiting += bytes;
-        self.copy_chunks(std::mem::take(&mut batch.chunks))?;
+        self.chunks.append(&mut batch.chunks);
+        if self.chunks.len() >= CHUNKS_PER_READ {
+            self.copy_chunks()?;
+        }
         self.below(&std::mem::take(&mut batch.children), depth + 1)?;
         self.waiting -= bytes;
         self.seen.extend(kept);
@@ -220,21 +249,33 @@ impl Copy<'_> {
     }
 
     fn put(&mut self, nodes: Vec<(NodeId, Vec<u8>)>) -> Result<()> {
-        let mut nodes = nodes.into_iter();
-        loop {
-            // One that something below has as well is put already.
-            let new = nodes.by_ref().filter(|(id, _)| self.seen.insert(*id));
-            let batch: Vec<_> = new.take(NODES_PER_PUT).collect();
-            if batch.is_empty() {
-                return Ok(());
+        for (id, bytes) in nodes {
+            // One that something below has as well is here already.
+            if !self.seen.insert(id) {
+                continue;
             }
-            self.mirrored.nodes += batch.len() as u64;
-            self.mirrored.bytes += batch.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
-            self.dest.put_nodes(batch)?;
+            self.ready_bytes += bytes.len();
+            self.ready.push((id, bytes));
+            if self.ready_bytes >= READY_BYTES_MAX || self.ready.len() >= READY_MAX {
+                self.put_ready()?;
+            }
         }
+        Ok(())
     }
 
-    fn copy_chunks(&mut self, chunks: Vec<ChunkRef>) -> Result<()> {
+    fn put_ready(&mut self) -> Result<()> {
+        self.copy_chunks()?;
+        let nodes = std::mem::take(&mut self.ready);
+        if nodes.is_empty() {
+            return Ok(());
+        }
+        self.mirrored.nodes += nodes.len() as u64;
+        self.mirrored.bytes += std::mem::take(&mut self.ready_bytes) as u64;
+        self.dest.put_nodes(nodes)
+    }
+
+    fn copy_chunks(&mut self) -> Result<()> {
+        let chunks = std::mem::take(&mut self.chunks);
         for chunks in chunks.chunks(CHUNKS_PER_READ) {
             let mut met = HashSet::with_capacity(chunks.len());
             let chunks: Vec<_> = chunks.iter().filter(|chunk| met.insert(chunk.id)).copied().collect();
@@ -253,22 +294,32 @@ impl Copy<'_> {
     fn copy_lacking(&mut self, lacking: &[ChunkRef]) -> Result<()> {
         let (source, dest, progress, place) = (self.source, self.dest, self.progress, self.source.place());
         let (mirrored, unflushed) = (&mut *self.mirrored, &mut self.unflushed);
+        let far = dest.is_far();
+        // Into a store that is far each worker puts what it proved, and so several packs are on their way at once.
         let prove = |frames: Vec<(ChunkRef, Frame)>| {
             let prove = |(chunk, frame): (ChunkRef, Frame)| {
-                Chunk::open(frame.clone(), &chunk, &place)?;
+                let frame = match Chunk::open(frame.clone(), &chunk, &place) {
+                    Err(Error::Damaged { .. }) => read_again(source, &chunk)?.1,
+                    opened => opened.map(|_| frame)?,
+                };
                 Ok(NewChunk { chunk, frame })
             };
-            frames.into_iter().map(prove).collect::<Result<Vec<_>>>()
+            let new = frames.into_iter().map(prove).collect::<Result<Vec<_>>>()?;
+            let proven = Proven::of(&new);
+            if far {
+                dest.put_chunks(&new)?;
+            }
+            Ok((proven, if far { Vec::new() } else { new }))
         };
-        let put = |new: Vec<NewChunk>| {
+        let put = |(proven, new): (Proven, Vec<NewChunk>)| {
             check(progress)?;
-            let plain: u64 = new.iter().map(|new| u64::from(new.chunk.len)).sum();
-            let bytes: u64 = new.iter().map(|new| new.frame.as_bytes().len() as u64).sum();
-            dest.put_chunks(&new)?;
-            mirrored.chunks += new.len() as u64;
-            mirrored.bytes += bytes;
-            progress.advance(plain);
-            *unflushed += bytes;
+            if !far {
+                dest.put_chunks(&new)?;
+            }
+            mirrored.chunks += proven.chunks;
+            mirrored.bytes += proven.bytes;
+            progress.advance(proven.plain);
+            *unflushed += proven.bytes;
             if *unflushed >= FLUSH_BYTES {
                 *unflushed = 0;
                 dest.flush()?;
@@ -276,6 +327,21 @@ impl Copy<'_> {
             Ok(())
         };
         pushed(self.flow, |push| read_frames(source, lacking, progress, push), prove, put)
+    }
+}
+
+// Chunks that were proven: how many, their plain and their stored bytes.
+struct Proven {
+    chunks: u64,
+    plain: u64,
+    bytes: u64,
+}
+
+impl Proven {
+    fn of(new: &[NewChunk]) -> Proven {
+        let plain = new.iter().map(|new| u64::from(new.chunk.len)).sum();
+        let bytes = new.iter().map(|new| new.frame.as_bytes().len() as u64).sum();
+        Proven { chunks: new.len() as u64, plain, bytes }
     }
 }
 

@@ -65,7 +65,8 @@ pub struct PublishOptions {
     pub compression: Compression,
     /// Globs to leave out, beside `.floeignore`.
     pub exclude: Vec<String>,
-    /// Read every file, whatever its fingerprint says.
+    /// Read every file, whatever its fingerprint says, and trust no record of the store: what it has of the tree is read
+    /// and hashed, and put again where it is damaged. Otherwise a chunk that the store has a record of is not put.
     pub rehash: bool,
     /// Where the fingerprints of source directories are kept; `None` keeps none.
     pub fingerprints: Option<std::path::PathBuf>,
@@ -116,6 +117,10 @@ pub struct Published {
     pub bytes_stored: u64,
     /// Nodes the store lacked.
     pub nodes_new: u64,
+    /// Chunks the store had damaged, put again (only with `rehash`).
+    pub chunks_mended: u64,
+    /// Nodes the store had damaged, put again (only with `rehash`).
+    pub nodes_mended: u64,
     /// Files whose content was read.
     pub files_read: u64,
     /// Paths left out by `.floeignore` and `exclude`.
@@ -217,8 +222,8 @@ pub struct Planned {
     pub chunks_missing: u64,
     /// Their plain bytes.
     pub bytes_missing: u64,
-    /// What would be received: frames and nodes, asked for one by one. Where the source makes an update it is less: then
-    /// edits stand in for the nodes, and what an earlier run received is not received again.
+    /// What would be received: the update if the source makes one from what is here, else frames and nodes. HTTP and TLS
+    /// are not counted, and what an earlier run received of an update is.
     pub bytes_fetched: u64,
     /// Bytes taken from what is here.
     pub bytes_reused: u64,
@@ -226,7 +231,7 @@ pub struct Planned {
     pub bytes_written: u64,
     /// Most extra bytes on disk.
     pub bytes_extra_peak: u64,
-    /// Questions to ask, with the same reserve.
+    /// Questions to ask; the name is not counted.
     pub requests: u64,
 }
 

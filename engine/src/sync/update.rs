@@ -13,7 +13,7 @@ use crate::tree::{Arrivals, Replica, Stage, StageOptions, Staged, Survey, Survey
 use crate::version::{Manifest, NodeSource, Plan};
 
 use super::changes::{Protect, Wanted};
-use super::cost::Cost;
+use super::cost::{Cost, update_cost};
 use super::nodes::{Overlay, copy_nodes, mend_nodes};
 use super::query::resolve_root;
 use super::receive::Update;
@@ -67,13 +67,22 @@ fn sync_to(
 ) -> Result<Synced> {
     let protect = Protect::new(&options.protect, replica.protect())?;
     let job = Job { source: counted, want, root: &root, name, protect: &protect, options, progress };
-    match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress)) {
+    let done = match job.run(&mut replica, &|replica| survey(replica, Replica::try_survey, options, progress))
+    {
         Err(error) if replica.nodes().is_blamed(&error) => {
             job.mend(&mut replica, &error)?;
             job.run(&mut replica, &|replica| survey(replica, Replica::survey, options, progress))
         }
         done => done,
+    };
+    // Every file was read and is as it should be: the journal has nothing more to tell.
+    if done.is_ok()
+        && (options.rehash || replica.gave_up_switch())
+        && let Err(error) = replica.remove_damaged_journal()
+    {
+        progress.notice(Notice::StateIgnored { what: error.to_string() });
     }
+    done
 }
 
 /// Refuses a replica and a source of which one lies in the other: each would take the other's files for foreign ones.
@@ -157,6 +166,7 @@ impl Job<'_> {
         progress.phase(Phase::Plan, None);
         let mut put = |id, bytes| stage.put_node(id, bytes);
         copy_nodes(counted, stage.replica().nodes(), (want.root(), root.to_vec()), &mut put)?;
+        stage.keep_nodes()?;
         Wanted::read_claimed(stage.replica(), stage.replica().nodes(), want, &mut survey, options, progress)?;
         let wanted = {
             let nodes = stage.replica().nodes();
@@ -211,6 +221,7 @@ pub fn plan(
 ) -> Result<Planned> {
     let counted = Counted::new(source);
     let (want, root) = resolve_root(&counted, target)?;
+    let (root_bytes, root_requests) = (counted.bytes(), counted.requests());
     keep_apart(source, dir)?;
     let replica = Replica::peek(dir)?;
     let protect = Protect::new(&options.protect, replica.protect())?;
@@ -231,19 +242,28 @@ pub fn plan(
     let plan = Plan::from_changes(wanted.changes);
     replica.check_switch(&plan, &Manifest::open(&nodes, want)?, &survey)?;
     let cost = Cost::of(&plan, &replica, &nodes, want, &survey)?;
-    let lens = counted.frame_lens(&cost.missing)?;
-    let bytes_frames: u64 = lens.into_iter().flatten().map(u64::from).sum();
+    // With its nodes here no update is asked for.
+    let based = from.filter(|from| *from != want && !replica.nodes().contains(&want.root()));
+    let update = based.map(|from| update_cost(source, &nodes, from, want, &cost.missing)).transpose()?;
+    let (bytes_fetched, requests) = match update.flatten() {
+        Some((bytes, requests)) => (root_bytes + bytes, root_requests + requests),
+        None => {
+            let lens = counted.frame_lens(&cost.missing)?;
+            let frames: u64 = lens.into_iter().flatten().map(u64::from).sum();
+            (counted.bytes() + frames, counted.requests() + cost.requests)
+        }
+    };
     let totals = plan.totals();
     Ok(Planned {
         version: want,
         from,
         chunks_missing: cost.missing.len() as u64,
         bytes_missing: cost.bytes_missing,
-        bytes_fetched: counted.bytes() + bytes_frames,
+        bytes_fetched,
         bytes_reused: cost.bytes_reused,
         bytes_written: totals.bytes_written.saturating_sub(cost.bytes_staged),
         bytes_extra_peak: totals.bytes_extra_peak.saturating_sub(cost.bytes_staged),
-        requests: counted.requests() + cost.requests,
+        requests,
         plan,
     })
 }

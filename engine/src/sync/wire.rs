@@ -145,19 +145,39 @@ impl Fetch for Door<'_> {
         })
     }
 
+    // What arrived with an update was whole when it came, too.
     fn open(&self, want: &ChunkRef, frame: Frame) -> Result<Chunk> {
-        let place = self.source.place();
-        let opened = Chunk::open(frame, want, &place);
-        if opened.is_ok() || !self.arrivals.is_some_and(|arrivals| arrivals.contains(&want.id)) {
-            return opened;
+        match Chunk::open(frame, want, &self.source.place()) {
+            Err(Error::Damaged { .. }) => read_again(self.source, want).map(|(chunk, _)| chunk),
+            opened => opened,
         }
-        // It was whole when it came.
+    }
+}
+
+/// How often a chunk is read that comes damaged.
+const READS_MAX: u32 = 3;
+
+/// Reads a chunk that came damaged again, with its frame: it may have been damaged on the way.
+pub(super) fn read_again(source: &dyn Source, want: &ChunkRef) -> Result<(Chunk, Frame)> {
+    let place = source.place();
+    let mut reads = 1;
+    loop {
         let mut again = None;
-        self.source.read_chunks(&[*want], &mut |_, frame| {
+        source.read_chunks(&[*want], &mut |_, frame| {
             again = frame;
             Ok(())
         })?;
-        Chunk::open(again.ok_or_else(|| missing(want, &place))?, want, &place)
+        let frame = again.ok_or_else(|| missing(want, &place))?;
+        reads += 1;
+        match Chunk::open(frame.clone(), want, &place) {
+            Ok(chunk) => return Ok((chunk, frame)),
+            Err(Error::Damaged { what, place, reason }) if reads == READS_MAX => {
+                let reason = format!("{reason} ({READS_MAX} times, there or on the way)");
+                return Err(Error::Damaged { what, place, reason });
+            }
+            Err(Error::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 

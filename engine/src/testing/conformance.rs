@@ -10,7 +10,7 @@ use crate::content::{Chunk, Compression, CutParams};
 use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::limits::{CHUNK_LEN_MAX, NODE_LEN_MAX};
-use crate::store::{AppName, Name, NewChunk, Store, SweepOptions, Swept};
+use crate::store::{AppName, Name, NewChunk, Proof, Store, SweepOptions, Swept};
 use crate::version::{
     ChunkListBuilder, Content, Entry, EntryKind, Manifest, ManifestBuilder, Node, NodeSink, RelPath,
 };
@@ -179,6 +179,9 @@ fn empty(store: &dyn Store) -> Result<()> {
     assert_eq!(store.lacks_chunks(&[absent.chunk.id])?, [true]);
     assert_eq!(store.lacks_nodes(&[node(1, true).0])?, [true]);
     assert_eq!(store.lacks_chunks(&[])?, [false; 0]);
+    assert_eq!(store.prove_chunks(&[absent.chunk.id])?, [Proof::Absent]);
+    assert_eq!(store.prove_nodes(&[node(1, true).0])?, [Proof::Absent]);
+    assert_eq!(store.prove_chunks(&[])?, []);
     assert_eq!(here(store, &[absent.chunk])?, [false]);
     assert_eq!(here(store, &[])?, [false; 0]);
     assert_eq!(read_nodes(store, &[node(1, true).0])?, [None]);
@@ -243,6 +246,9 @@ fn lacking(store: &dyn Store) -> Result<()> {
     for _ in 0..2 {
         assert_eq!(store.lacks_chunks(&ids(&chunks))?, [false, false, true]);
         assert_eq!(store.lacks_nodes(&[node(1, false).0, node(2, false).0])?, [false, true]);
+        let [sound, absent] = [Proof::Sound, Proof::Absent];
+        assert_eq!(store.prove_chunks(&ids(&chunks))?, [sound, sound, absent]);
+        assert_eq!(store.prove_nodes(&[node(1, false).0, node(2, false).0])?, [sound, absent]);
         store.flush()?;
     }
     // What was only just put is listed too.

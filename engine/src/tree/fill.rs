@@ -31,7 +31,7 @@ const BATCH_BYTES_MAX: u64 = 8 << 20;
 // What arrives is worked on in smaller batches: every thread has some soon, and little waits to be written when the
 // process is killed.
 const ARRIVED_CHUNKS_MAX: usize = 64;
-const ARRIVED_BYTES_MAX: u64 = 256 << 10;
+const ARRIVED_BYTES_MAX: u64 = 128 << 10;
 // Staged chunks remembered over groups; beyond, a chunk wanted again is brought again.
 const STAGED_CHUNKS_MAX: usize = 512 << 10;
 
@@ -205,7 +205,7 @@ impl Fill<'_> {
         far.sort_unstable();
         if !far.is_empty() {
             // More than keeps every thread busy would only be lost when the process is killed.
-            let busy = (self.options.threads.get() as u64 + 2) * 2 * ARRIVED_BYTES_MAX;
+            let busy = (self.options.threads.get() as u64 + 2) * 4 * ARRIVED_BYTES_MAX;
             let flow = Flow { weight_max: flow.weight_max.min(busy), ..flow };
             let feed = |push: &mut Push<'_, Vec<Arrived>>| self.fetch(&jobs, &far, push);
             pushed(flow, feed, |arrived| self.write_all(&jobs, arrived), |()| Ok(()))?;

@@ -20,6 +20,8 @@ use super::spot::Kind;
 use super::state::{self, Lock, State};
 use super::swap::{self, Attempt};
 
+// Where a journal is put that cannot be read.
+const JOURNAL_DAMAGED: &str = "journal.damaged";
 // How the `FORMAT` of a store begins.
 const STORE_WORDS: &[u8] = b"floe store";
 
@@ -70,7 +72,7 @@ impl Replica {
             Usable::Damaged(_) => {
                 // How far the switch came is not known. The recorded version still tells which files are floe's;
                 // without fingerprints all of them are read and compared with it.
-                disk.rename(&own("journal"), &own("journal.damaged"))?;
+                disk.rename(&own("journal"), &own(JOURNAL_DAMAGED))?;
                 disk.unlink(&own("stats"))?;
                 disk.sync_dir(STATE_DIR)?;
                 gave_up = true;
@@ -162,6 +164,18 @@ impl Replica {
     /// here as if no version wrote them.
     pub fn gave_up_switch(&self) -> bool {
         self.gave_up
+    }
+
+    /// Removes a journal that was put aside because it could not be read.
+    pub fn remove_damaged_journal(&self) -> Result<()> {
+        let path = own(JOURNAL_DAMAGED);
+        match &self.disk {
+            Some(disk) if disk.kind(&path)?.is_some() => {
+                disk.unlink(&path)?;
+                disk.sync_dir(STATE_DIR)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The name it was synced by.

@@ -77,6 +77,11 @@ impl<'r> Stage<'r> {
         self.replica.nodes().put(self.replica.writer()?, id, &bytes)
     }
 
+    /// Writes out the nodes that were put: they outlive a process that is killed, though not yet a loss of power.
+    pub fn keep_nodes(&self) -> Result<()> {
+        self.replica.nodes().write_out(self.replica.writer()?)
+    }
+
     /// Builds every file and symlink of `plan` from seeds and `fetch`, verified chunk by chunk; durable when it
     /// returns. All nodes of the version must lie in the replica's log.
     pub fn fill(

@@ -46,6 +46,8 @@ fn bad_requests_are_refused_by_name() {
         ("POST", IDS, &long, 413, "over the limit"),
         ("POST", IDS, &[0; 33], 422, "multiple of 32"),
         ("POST", IDS, &vec![0; 32 * 65537], 413, "over the limit of 65536"),
+        ("POST", "/v1/chunks/prove", &[0; 33], 422, "multiple of 32"),
+        ("POST", "/v1/nodes/prove", &vec![0; 32 * 1025], 413, "over the limit of 1024"),
         ("POST", "/v1/chunks/read", &[0; 35], 422, "multiple of 36"),
         ("POST", "/v1/chunks", b"x", 422, "before its end mark"),
         ("POST", "/v1/chunks", &pack(&[item(5000, &other, frame)]), 422, "does not match its hash"),
@@ -114,11 +116,6 @@ fn garbage_is_not_answered_with_a_panic() {
         (format!("GET /v1 HTTP/1.1\r\nHost: a\r\n{header}\r\n").into_bytes(), &[431, 400]),
         (format!("GET /v1 HTTP/1.1\r\nHost: a\r\n{many}\r\n").into_bytes(), &[431, 400]),
         (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(90_000)).into_bytes(), &[414, 431, 400]),
-        (
-            b"POST /v1/chunks/lens HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"
-                .to_vec(),
-            &[400, 408, 0],
-        ),
         (Vec::new(), &[0]),
     ];
     for (bytes, statuses) in rows {
@@ -127,6 +124,48 @@ fn garbage_is_not_answered_with_a_panic() {
         assert!(statuses.contains(&told.status), "{shown:?}: {told:?}");
     }
     assert_eq!(ask(running.addr(), "GET", "/v1", &[], b"").status, 200, "it goes on");
+}
+
+#[test]
+fn bodies_are_what_they_are_said_to_be() {
+    let running = serve(empty(), quick());
+    let (json, binary) = ("Content-Type: application/json", "Content-Type: application/vnd.floe.v1");
+    let update = format!("{{\"have\":null,\"want\":\"{}\",\"from_unit\":0,\"format\":1}}", node(1, true).0);
+    for (method, path, kind, body, status, words) in [
+        ("POST", IDS, binary, &[0; 32][..], 200, ""),
+        ("POST", IDS, "Content-Type: Application/vnd.floe.v1; x=y", &[0; 32], 200, ""),
+        ("POST", IDS, json, &[0; 32], 415, "this path takes `application/vnd.floe.v1`"),
+        ("POST", IDS, "Content-Type:", &[0; 32], 415, "without a type"),
+        ("POST", "/v1/chunks", "Content-Type: text/plain", b"x", 415, "a body of type `text/plain`"),
+        ("POST", "/v1/update", json, update.as_bytes(), 404, "update to version"),
+        ("POST", "/v1/update", binary, update.as_bytes(), 415, "this path takes `application/json`"),
+        ("PUT", "/v1/names/a/1", binary, b"{}", 415, "this path takes `application/json`"),
+        ("POST", "/v1/flush", "Content-Type: text/plain", b"x", 204, ""),
+    ] {
+        let told = ask(running.addr(), method, path, &[kind], body);
+        assert!(told.status == status && told.text().contains(words), "{path} {kind}: {told:?}");
+    }
+    let head =
+        "POST /v1/chunks/lens HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/vnd.floe.v1\r\n";
+    let zeros = "0".repeat(32);
+    for (rest, status, words) in [
+        (format!("Transfer-Encoding: chunked\r\n\r\n20\r\n{zeros}\r\n0\r\n\r\n"), 200, ""),
+        ("Transfer-Encoding: chunked\r\n\r\nzz\r\n".to_owned(), 400, "its chunks are not as HTTP has them"),
+        ("Transfer-Encoding: chunked\r\n\r\n1000\r\n00".to_owned(), 408, "broke off"),
+        (
+            format!("Content-Length: 32\r\nTransfer-Encoding: chunked\r\n\r\n20\r\n{zeros}\r\n0\r\n\r\n"),
+            200,
+            "",
+        ),
+    ] {
+        // Where two lengths may disagree, what follows on the connection is not taken for a request.
+        let bytes = [head.as_bytes(), rest.as_bytes(), &request("GET", "/healthz", &[], b"")].concat();
+        let answers = send(running.addr(), &bytes);
+        let told = told(&answers);
+        assert!(told.status == status && told.text().contains(words), "{rest}: {told:?}");
+        assert_eq!(told.header("connection"), Some("close"), "{rest}");
+        assert_eq!(String::from_utf8_lossy(&answers).matches("HTTP/1.1 ").count(), 1, "{rest}");
+    }
 }
 
 #[test]
@@ -148,9 +187,16 @@ fn web_pages_cannot_use_a_trusting_server() {
         let told = ask(running.addr(), "GET", "/v1/names", headers, b"");
         assert!(told.status == status || (status == 400 && told.status == 403), "{headers:?}: {told:?}");
     }
-    let rebound =
-        send(running.addr(), b"GET /v1/names HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
-    assert_eq!(told(&rebound).status, 403);
+    for (target, host, status) in [
+        ("/v1/names", "evil.example", 403),
+        ("http://evil.example/v1/names", "localhost", 403),
+        ("http://localhost:80/v1/names", "evil.example", 403),
+        ("http://localhost:80/v1/names", "localhost", 200),
+        ("http://[::1]/v1/names", "127.0.0.1:7400", 200),
+    ] {
+        let head = format!("GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        assert_eq!(told(&send(running.addr(), head.as_bytes())).status, status, "{target} {host}");
+    }
 }
 
 #[test]
@@ -164,10 +210,11 @@ fn slow_clients_are_cut() {
         }),
     );
     // Silent from the start, within the headers, within a body, and between requests.
-    let body = b"POST /v1/chunks/lens HTTP/1.1\r\nHost: localhost\r\nContent-Length: 64\r\n\r\nabc";
+    let body = request("POST", IDS, &["Content-Length: 64"], b"");
+    let body = [&body[..], b"abc"].concat();
     let idle = request("GET", "/healthz", &[], b"");
     for (bytes, statuses) in
-        [(&b""[..], &[0, 408][..]), (b"GET /v1 HT", &[0, 408]), (body, &[408]), (&idle, &[200])]
+        [(&b""[..], &[0, 408][..]), (b"GET /v1 HT", &[0, 408]), (&body, &[408]), (&idle, &[200])]
     {
         let mut stream = connect(running.addr());
         stream.write_all(bytes).expect("sent");

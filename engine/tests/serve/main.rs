@@ -1,9 +1,11 @@
 //! A server from the outside: the conformance suite through it, and clients that wish it ill.
 #![cfg(all(feature = "testing", feature = "server"))]
 
+mod fair;
 mod hostile;
 mod orderly;
 mod proxy;
+mod trips;
 mod wire;
 #[path = "../world/mod.rs"]
 mod world;

@@ -4,11 +4,11 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use floe::serve::ServeOptions;
-use floe::store::Name;
+use floe::store::{Name, RemoteOptions, Store};
 use floe::testing::conformance::{self, chunk, node, version};
 
 use super::wire::{ask, connect, request};
-use super::{empty, quick, serve, shared, with_limits};
+use super::{empty, quick, remote, serve, shared, with_limits};
 
 fn refs(chunks: &[floe::store::NewChunk]) -> Vec<u8> {
     let packed =
@@ -116,6 +116,36 @@ fn a_stop_lets_streams_end_or_cuts_them() {
 }
 
 #[test]
+fn who_asks_while_it_stops_is_told_so() {
+    let store = empty();
+    let chunks: Vec<_> = (0..64).map(|n| chunk(n, 256 << 10)).collect();
+    shared(&store).put_chunks(&chunks).expect("put");
+    let running = serve(store, quick());
+    let addr = running.addr();
+    let mut stream = connect(addr);
+    let last = ["Connection: close"];
+    stream.write_all(&request("POST", "/v1/chunks/read", &last, &refs(&chunks))).expect("sent");
+    let mut answer = vec![0; 12];
+    stream.read_exact(&mut answer).expect("it begins");
+    std::thread::scope(|scope| {
+        let stopping = scope.spawn(|| running.stop(Duration::from_secs(20)));
+        let mut ready = std::iter::repeat_with(|| ask(addr, "GET", "/readyz", &[], b""));
+        let ready = ready.find(|told| told.status != 200).expect("no end of them");
+        assert_eq!((ready.status, &*ready.text()), (503, "stopping\n"));
+        assert_eq!(ask(addr, "GET", "/healthz", &[], b"").status, 200);
+        let told = ask(addr, "GET", "/v1", &[], b"");
+        assert!(told.status == 503 && told.text().contains("it is stopping"), "{told:?}");
+        // Who connects and asks nothing does not hold it up.
+        let silent = connect(addr);
+        stream.read_to_end(&mut answer).expect("to its end");
+        assert_eq!(stopping.join().expect("no panic"), 0, "nothing was cut");
+        drop(silent);
+    });
+    assert!(answer.ends_with(b"0\r\n\r\n"), "what was under way went on");
+    assert!(std::net::TcpStream::connect(addr).is_err(), "nobody listens");
+}
+
+#[test]
 fn readiness_and_numbers_are_told() {
     let running = serve(empty(), quick());
     assert_eq!(ask(running.addr(), "GET", "/readyz", &[], b"").status, 200);
@@ -176,4 +206,39 @@ fn an_update_comes_as_one_stream_and_no_update_is_a_refusal() {
     }
     let told = ask(running.addr(), "POST", "/v1/update", &[], asked(&node(9, true).0.to_string()).as_bytes());
     assert_eq!(told.status, 404, "{}", told.text());
+}
+
+#[test]
+fn a_rehash_has_the_server_read_what_it_has() {
+    use floe::content::{Compression, Frame};
+    use floe::store::NewChunk;
+    use floe::sync::{PublishOptions, VerifyOptions, publish, verify_store};
+    let store = empty();
+    let running = serve(store.clone(), quick());
+    let dir = tempfile::tempdir().expect("a directory");
+    for n in 0..40 {
+        std::fs::write(dir.path().join(format!("{n}")), format!("content {n}")).expect("written");
+    }
+    let remote = remote(&running, "http", RemoteOptions::default());
+    let publish = |name: &str, rehash| {
+        let options = PublishOptions { rehash, ..PublishOptions::default() };
+        let name = Name::parse(name).expect("a name");
+        publish(dir.path(), &remote, &name, &options, &floe::Silent).expect("publishes")
+    };
+    let first = publish("game@1", false);
+    let mut chunks = Vec::new();
+    let here: &dyn Store = &*store;
+    here.each_chunk(&mut |chunk| {
+        chunks.push(chunk);
+        Ok(())
+    })
+    .expect("listed");
+    let frame = Frame::encode(b"something else", Compression::None);
+    here.replace_chunks(&[NewChunk { chunk: chunks[7], frame }]).expect("harmed");
+    here.replace_nodes(vec![(first.version.root(), b"something else".to_vec())]).expect("harmed");
+    let again = publish("game@2", true);
+    assert_eq!((again.chunks_mended, again.nodes_mended, again.chunks_new), (1, 1, 0));
+    assert_eq!(again.version, first.version);
+    let found = verify_store(here, &VerifyOptions::default(), &floe::Silent).expect("verifies");
+    assert_eq!(found.damage, []);
 }

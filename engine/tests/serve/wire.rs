@@ -29,11 +29,17 @@ pub fn connect(addr: SocketAddr) -> TcpStream {
     stream
 }
 
-/// A request as bytes; `more` is further header lines.
+/// A request as bytes; `more` is further header lines. A body has the type that goes to its path, unless `more` has one.
 pub fn request(method: &str, path: &str, more: &[&str], body: &[u8]) -> Vec<u8> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\n");
     if !body.is_empty() {
         head += &format!("Content-Length: {}\r\n", body.len());
+    }
+    let typed = more.iter().any(|line| line.to_lowercase().starts_with("content-type"));
+    if !typed && matches!(method, "POST" | "PUT") {
+        let json = method == "PUT" || path == "/v1/update";
+        let kind = if json { "application/json" } else { "application/vnd.floe.v1" };
+        head += &format!("Content-Type: {kind}\r\n");
     }
     more.iter().for_each(|line| head += &format!("{line}\r\n"));
     [head.as_bytes(), b"\r\n", body].concat()

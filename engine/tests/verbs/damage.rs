@@ -22,7 +22,7 @@ fn tree() -> Tree {
     tree
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Harm {
     Other,
     Longer,
@@ -259,4 +259,56 @@ fn a_share_is_picked_by_its_seed() {
         assert_eq!(share(1.0, 3).chunks, all.chunks);
         assert_eq!(share(0.0, 3).chunks, 0);
     });
+}
+
+fn rehashing() -> PublishOptions {
+    PublishOptions { rehash: true, ..publishing() }
+}
+
+fn publish_again(store: &dyn Store, dir: &Path, text: &str, options: &PublishOptions) -> Published {
+    floe::sync::publish(dir, store, &name(text), options, &Silent).expect("publishes")
+}
+
+#[test]
+fn a_rehash_puts_again_what_the_store_has_damaged() {
+    let dir = quick_tempdir();
+    tree().write_over(dir.path());
+    for harm in HARMS {
+        for (chunks, nodes) in [(true, false), (false, true), (true, true)] {
+            in_each_store(|store| {
+                let first = publish(store, dir.path(), "game@1");
+                let root = first.version.root();
+                let (all, context) = (nodes_of(store), format!("{harm:?} {chunks} {nodes}"));
+                let (harmed_chunks, harmed_nodes) = (
+                    [("big", 3), ("text", 0)].map(|(path, nth)| chunks_of(store, "game@1", path)[nth]),
+                    [root, all.iter().copied().find(|id| *id != root).expect("a page")],
+                );
+                harmed_chunks.iter().filter(|_| chunks).for_each(|chunk| harm_chunk(store, *chunk, harm));
+                harmed_nodes.iter().filter(|_| nodes).for_each(|node| harm_node(store, *node, harm));
+                if harm != Harm::Missing {
+                    let trusting = publish_again(store, dir.path(), "game@2", &publishing());
+                    assert_eq!(
+                        (trusting.chunks_new, trusting.chunks_mended, trusting.nodes_mended),
+                        (0, 0, 0)
+                    );
+                    assert!(!verify(store).damage.is_empty(), "{context}: the records are trusted");
+                }
+                let again = publish_again(store, dir.path(), "game@3", &rehashing());
+                assert_eq!(again.version, first.version);
+                let counts = |chunks, nodes| [u64::from(chunks) * 2, u64::from(nodes) * 2];
+                let (new, mended) = match harm {
+                    Harm::Missing => (counts(chunks, nodes), [0, 0]),
+                    _ => ([0, 0], counts(chunks, nodes)),
+                };
+                assert_eq!([again.chunks_new, again.nodes_new], new, "{context}");
+                assert_eq!([again.chunks_mended, again.nodes_mended], mended, "{context}");
+                assert_sound(store);
+                let to = quick_tempdir();
+                sync(store, "game@3", to.path());
+                assert_replica(to.path(), &tree());
+                let once_more = publish_again(store, dir.path(), "game@4", &rehashing());
+                assert_eq!([once_more.chunks_mended, once_more.nodes_mended], [0, 0], "{context}");
+            });
+        }
+    }
 }

@@ -4,6 +4,8 @@ mod crash;
 mod damage;
 mod deltas;
 mod foreign;
+#[cfg(feature = "rocks")]
+mod format;
 mod hostile;
 mod meddle;
 mod mirror;
@@ -13,6 +15,7 @@ mod repair;
 mod salvage;
 mod seen;
 mod stream;
+mod transit;
 mod whole;
 #[path = "../world/mod.rs"]
 mod world;

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicUsize;
 
 use floe::content::Frame;
-use floe::store::{AppName, NameRecord, NewChunk, SweepOptions, Swept};
+use floe::store::{AppName, NameRecord, NewChunk, Proof, SweepOptions, Swept};
 use floe::sync::{MirrorOptions, Mirrored, mirror};
 use floe::version::{Manifest, NodeSource};
 use floe::{ChunkId, ChunkRef, NodeId};
@@ -93,6 +93,12 @@ impl Store for Counting<'_> {
     }
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>> {
         self.store.lacks_nodes(ids)
+    }
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>> {
+        self.store.prove_chunks(ids)
+    }
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>> {
+        self.store.prove_nodes(ids)
     }
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {
         // Chunk by chunk, so that a stop may fall between any two.

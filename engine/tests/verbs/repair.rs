@@ -245,3 +245,24 @@ fn damaged_state_is_told_and_made_anew() {
         }
     }
 }
+
+#[test]
+fn a_damaged_journal_goes_with_the_repair_that_made_up_for_it() {
+    let (tree, _) = pair();
+    let store = MemStore::default();
+    published(&store, &tree, "game@1");
+    let repair = |dir: &Path| floe::sync::repair_replica(dir, &store, &syncing(), &Silent).map(drop);
+    let again = |dir: &Path| try_sync(&store, "game@1", dir).map(drop);
+    for (how, mend) in [("repair", &repair as &dyn Fn(&Path) -> Result<()>), ("sync", &again)] {
+        let dir = quick_tempdir();
+        sync(&store, "game@1", dir.path());
+        let aside = dir.path().join(".floe/journal.damaged");
+        fs::write(dir.path().join(".floe/journal"), "rubbish").expect("written");
+        drop(Replica::open(dir.path(), &ReplicaOptions::default(), &Silent).expect("opens"));
+        assert!(aside.exists(), "{how}: put aside");
+        fs::write(dir.path().join(".floe/journal"), "rubbish again").expect("written");
+        mend(dir.path()).expect(how);
+        assert!(!aside.exists(), "{how}");
+        assert_replica(dir.path(), &tree);
+    }
+}

@@ -6,7 +6,7 @@ use floe::content::CutParams;
 use floe::store::{NameRecord, RocksOptions, RocksStore};
 use floe::sync::{MirrorOptions, list, mirror, repair_store};
 use floe::testing::conformance::{nodes_in, read, read_nodes};
-use floe::version::{EntryKind, Manifest, ManifestBuilder, NodeSink};
+use floe::version::{EntryKind, Manifest, ManifestBuilder, Node, NodeSink};
 use floe::{ChunkRef, ErrorClass, NodeId, Result};
 
 use super::*;
@@ -35,16 +35,16 @@ fn trees() -> Vec<(&'static str, Tree)> {
 }
 
 /// A store of several versions, all of them there, with several tables of each kind.
-struct Scene {
+pub struct Scene {
     dir: TempDir,
-    good: MemStore,
+    pub good: MemStore,
     chunks: Vec<ChunkRef>,
     nodes: Vec<NodeId>,
     names: Vec<NameRecord>,
 }
 
 impl Scene {
-    fn new() -> Scene {
+    pub fn new() -> Scene {
         Scene::of(&trees())
     }
 
@@ -96,7 +96,7 @@ impl Scene {
     }
 
     /// A copy of the store with other bytes in one file, or without it.
-    fn harmed(&self, file: &Path, bytes: Option<&[u8]>) -> PathBuf {
+    pub fn harmed(&self, file: &Path, bytes: Option<&[u8]>) -> PathBuf {
         let store = self.dir.path().join("harmed");
         wipe(&store);
         fs::create_dir_all(store.join("db")).expect("made");
@@ -127,7 +127,20 @@ impl Scene {
         )
     }
 
-    fn assert_whole(&self, store: &Path, context: &str) {
+    /// The nodes that names lead to through `readable` ones: below another, nobody knows what there was.
+    fn reached(&self, readable: &BTreeSet<NodeId>) -> BTreeSet<NodeId> {
+        let mut reached = BTreeSet::new();
+        let mut todo: Vec<_> = self.names.iter().map(|record| record.version.root()).collect();
+        while let Some(id) = todo.pop() {
+            if readable.contains(&id) && reached.insert(id) {
+                let bytes = read_nodes(&self.good, &[id]).expect("read").swap_remove(0).expect("there");
+                todo.extend(Node::open(id, &bytes, "good").expect("sound").children());
+            }
+        }
+        reached
+    }
+
+    pub fn assert_whole(&self, store: &Path, context: &str) {
         let store = RocksStore::open_read_only(store).expect(context);
         assert_eq!(verify(&store).damage, [], "{context}");
         let all = (self.chunks.len(), self.nodes.len());
@@ -212,7 +225,7 @@ fn spots(len: usize) -> BTreeSet<usize> {
     even.chain(end).filter(|at| *at < len).collect()
 }
 
-fn salvaging(faults: Faults) -> RocksOptions {
+pub fn salvaging(faults: Faults) -> RocksOptions {
     RocksOptions { salvage: true, faults, ..RocksOptions::default() }
 }
 
@@ -261,6 +274,56 @@ fn files_that_are_gone_cut_or_empty_are_made_up_for() {
 }
 
 #[test]
+fn a_rehash_mends_what_lies_in_damaged_blocks() {
+    let scene = Scene::new();
+    for families in [&["data"][..], &["node"], &["index"], &["data", "node", "index"]] {
+        let mut mended = 0;
+        for (_, tree) in trees() {
+            let path = scene.harmed(Path::new(""), None);
+            families.iter().for_each(|family| flip_tables(&scene, &path, family));
+            let options = PublishOptions { rehash: true, ..publishing() };
+            let dir = quick_tempdir();
+            tree.write_over(dir.path());
+            let store = RocksStore::open(&path, &RocksOptions::default()).expect("opens");
+            let done = floe::sync::publish(dir.path(), &store, &name("again@1"), &options, &Silent);
+            let done = match done {
+                // A compaction may have met the damage: that is told, and no name is bound.
+                Err(error) if families != ["data"] => {
+                    assert_eq!(error.class(), ErrorClass::Damaged, "{families:?}: {error:?}");
+                    assert_eq!(store.resolve(&name("again@1")).expect("read"), None, "{families:?}");
+                    continue;
+                }
+                done => done.unwrap_or_else(|error| panic!("{families:?}: {error:?}")),
+            };
+            mended += done.chunks_mended + done.nodes_mended;
+            drop(store);
+            let store = RocksStore::open_read_only(&path).expect("opens");
+            let to = quick_tempdir();
+            sync(&store, "again@1", to.path());
+            assert_replica(to.path(), &tree);
+        }
+        assert!(mended > 0 || families != ["data"], "{families:?}");
+    }
+}
+
+#[test]
+fn a_rehash_may_meet_a_damaged_entry_again_while_its_chunk_is_on_its_way() {
+    let twice = tree(2).with("twice", Item::file(0o644, World::noise(8, 1_300_000)));
+    let scene = Scene::of(&[("game@1", twice.clone())]);
+    let path = scene.harmed(Path::new(""), None);
+    flip_tables(&scene, &path, "index");
+    let dir = quick_tempdir();
+    twice.write_over(dir.path());
+    let store = RocksStore::open(&path, &RocksOptions::default()).expect("opens");
+    let options = PublishOptions { rehash: true, ..publishing() };
+    let done = floe::sync::publish(dir.path(), &store, &name("game@2"), &options, &Silent);
+    assert!(done.expect("publishes").chunks_mended > 0);
+    let to = quick_tempdir();
+    sync(&store, "game@2", to.path());
+    assert_replica(to.path(), &twice);
+}
+
+#[test]
 fn an_index_is_made_from_frames_alone() {
     let scene = Scene::new();
     let path = scene.harmed(Path::new(""), None);
@@ -273,6 +336,40 @@ fn an_index_is_made_from_frames_alone() {
     drop(store);
     scene.assert_whole(&path, "after");
     assert!(path.join("db-damaged").is_dir(), "kept until a repair has ended well");
+}
+
+#[test]
+fn damage_in_many_tables_hides_nothing_that_can_be_read() {
+    let many = |n: u64| {
+        let file = |at: u64| (format!("many/{}", at * n), Item::text(&format!("content {}", at * n)));
+        (0..3_000).map(file).fold(Tree::default(), |tree, (path, item)| tree.with(&path, item))
+    };
+    let scene = Scene::of(&[("game@1", many(1)), ("game@2", many(10_007))]);
+    for family in ["node", "index", "data"] {
+        for share in [2, 5] {
+            let path = scene.harmed(Path::new(""), None);
+            let mark = format!("name{family}").into_bytes();
+            for file in scene.files() {
+                let mut bytes = fs::read(&file).expect("read");
+                if bytes.windows(mark.len()).any(|window| window == mark) {
+                    let at = bytes.len() / share;
+                    bytes[at] ^= 1;
+                    let target = path.join("db").join(kind_of(&file));
+                    fs::remove_file(&target).expect("removed");
+                    fs::write(&target, bytes).expect("written");
+                }
+            }
+            let before = scene.readable(&RocksStore::open_read_only(&path).expect("opens"));
+            let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("opens");
+            let after = scene.readable(&store);
+            let ids = |places: &BTreeSet<usize>| -> BTreeSet<NodeId> {
+                places.iter().map(|place| scene.nodes[*place]).collect()
+            };
+            let (known, kept) = (scene.reached(&ids(&before.1)), ids(&after.1));
+            let context = format!("{family} at 1/{share}: {} of {} nodes", kept.len(), known.len());
+            assert!(after.0.is_superset(&before.0) && kept.is_superset(&known), "{context}");
+        }
+    }
 }
 
 #[test]
@@ -329,6 +426,12 @@ fn names_lost_with_what_they_need_come_back() {
             wipe(&path.join("db"));
         }
         let store = RocksStore::open(&path, &salvaging(Faults::default())).expect(context);
+        // No name is left to tell a copy by.
+        let left = repair_store(&store, &scene.good, &verifying(), &Silent).expect(context).damage;
+        assert!(left.iter().any(|damage| damage.what == "list of names"), "{context}: {left:?}");
+        assert_eq!(store.names(None).expect(context), [], "{context}");
+        let one = [name("tool@1")];
+        mirror(&scene.good, &store, &one, &MirrorOptions::default(), &Silent).expect(context);
         let source = RocksStore::open_read_only(&poor).expect(context);
         let left = repair_store(&store, &source, &verifying(), &Silent).expect(context).damage;
         assert!(left.iter().any(|damage| damage.what.starts_with("name `")), "{context}: {left:?}");
@@ -366,6 +469,36 @@ fn only_a_copy_of_the_store_says_which_names_were_lost() {
     let options = VerifyOptions { accept_loss: true, ..verifying() };
     let told = repair_store(&store, &other, &options, &Silent).expect("it ends").damage;
     assert_eq!((told, names(&store), store.names_lost().expect("read")), (vec![], 1, false));
+}
+
+#[test]
+fn without_a_name_left_a_source_is_taken_only_when_loss_is_accepted() {
+    let scene = Scene::new();
+    let path = scene.harmed(Path::new(""), None);
+    wipe(&path.join("db"));
+    let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("made anew");
+    for (accept_loss, names) in [(false, 0), (false, 0), (true, NAMES.len())] {
+        let options = VerifyOptions { accept_loss, ..verifying() };
+        let told = repair_store(&store, &scene.good, &options, &Silent).expect("it ends").damage;
+        assert_eq!(told.iter().any(|damage| damage.what == "list of names"), !accept_loss, "{told:?}");
+        assert_eq!(store.names(None).expect("names").len(), names);
+        assert_eq!(store.names_lost().expect("read"), !accept_loss);
+        assert_eq!(path.join("db-damaged").exists(), !accept_loss);
+    }
+    drop(store);
+    scene.assert_whole(&path, "after");
+    // The versions that are here tell a copy, too.
+    let path = scene.harmed(Path::new(""), None);
+    flip_tables(&scene, &path, "meta");
+    let store = RocksStore::open(&path, &salvaging(Faults::default())).expect("made anew");
+    let part = MemStore::default();
+    mirror(&scene.good, &part, &[name("game@1"), name("game@2")], &MirrorOptions::default(), &Silent)
+        .expect("mirrored");
+    for (source, doubted, names) in [(&part, true, 0), (&scene.good, false, NAMES.len())] {
+        let told = repair_store(&store, source, &verifying(), &Silent).expect("it ends").damage;
+        assert_eq!(told.iter().any(|damage| damage.reason.contains("has no name for version")), doubted);
+        assert_eq!(store.names(None).expect("names").len(), names);
+    }
 }
 
 // The version of an empty directory.

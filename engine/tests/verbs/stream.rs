@@ -4,7 +4,7 @@
 use std::io::{self, Read};
 use std::sync::atomic::AtomicUsize;
 
-use floe::content::Frame;
+use floe::content::{Chunk, Compression, Frame};
 use floe::delta::Profile;
 use floe::store::{AppName, NameRecord, UpdateAsk};
 use floe::sync::plan;
@@ -26,6 +26,8 @@ pub(super) enum Fate {
     Flip(usize),
     /// The streams of other versions.
     Other(VersionId, VersionId),
+    /// These bytes, over and over.
+    Says(&'static [u8]),
     /// No update at all.
     None,
 }
@@ -110,6 +112,10 @@ impl Source for Streaming<'_> {
             Fate::None => return Ok(None),
             _ => *ask,
         };
+        if let Fate::Says(bytes) = self.fate {
+            let (bytes, broken) = (io::Cursor::new(bytes.to_vec()), false);
+            return Ok(Some(Box::new(Pipe { bytes, broken, served: &self.served })));
+        }
         let mut bytes = Vec::new();
         let made = make(self.store, &other, &mut |piece| {
             bytes.extend_from_slice(&piece);
@@ -234,7 +240,9 @@ fn an_update_costs_its_own_bytes_and_two_requests() {
         let source = Streaming::new(&bench.store, Fate::Whole);
         let foretold = plan(&source, &named("game@1"), &dir, &syncing(), &Silent).expect("plans");
         source.nodes_read.store(0, Ordering::SeqCst);
-        assert!(source.asked().is_empty(), "a plan asks for no content");
+        // Of content a plan asks for none: behind the last unit there is only the end.
+        assert_eq!(source.asked.lock().expect("not poisoned").drain(..).count(), 1);
+        assert!(source.served.swap(0, Ordering::SeqCst) < 400);
         let synced = floe::sync::sync(&source, &named("game@1"), &dir, &syncing(), &Silent).expect("syncs");
         bench.assert_there(&dir);
         assert_eq!(synced.from, Some(bench.versions[0]));
@@ -244,7 +252,7 @@ fn an_update_costs_its_own_bytes_and_two_requests() {
         assert_eq!(source.chunks_read.load(Ordering::SeqCst), 0);
         assert_eq!(synced.chunks_fetched, foretold.chunks_missing);
         assert!(synced.bytes_fetched - bench.stream.len() as u64 <= 256, "the root alone on top");
-        assert!(synced.bytes_fetched < foretold.bytes_fetched);
+        assert_eq!((synced.bytes_fetched, synced.requests), (foretold.bytes_fetched, foretold.requests));
     }
 }
 
@@ -390,6 +398,85 @@ fn what_arrived_for_another_version_or_is_damaged_is_not_used() {
         fs::write(&path, bytes).expect("written");
         let (synced, told) = bench.run(Fate::Whole, &dir);
         assert_eq!((synced.expect("syncs").version, told), (bench.versions[1], 0), "{at}");
+        bench.assert_there(&dir);
+    }
+}
+
+fn varint(n: u64) -> Vec<u8> {
+    match n {
+        0..=250 => vec![n as u8],
+        251..=0xffff => [&[251][..], &(n as u16).to_le_bytes()].concat(),
+        0x1_0000..=0xffff_ffff => [&[252][..], &(n as u32).to_le_bytes()].concat(),
+        _ => [&[253][..], &n.to_le_bytes()].concat(),
+    }
+}
+
+// With a header whose hash is right.
+fn record(kind: u8, body: &[u8]) -> Vec<u8> {
+    let len = (body.len() as u64).to_le_bytes();
+    [&b"FLOE"[..], &[kind, 1, 0, 0], &len, blake3::hash(body).as_bytes(), body].concat()
+}
+
+fn unit(index: u64, chunks: &[(u64, Vec<u8>)]) -> Vec<u8> {
+    let lens = chunks.iter().flat_map(|(plain, frame)| [varint(*plain), varint(frame.len() as u64)].concat());
+    let frames: Vec<u8> = chunks.iter().flat_map(|(_, frame)| frame.clone()).collect();
+    let head = [varint(index), varint(chunks.len() as u64), lens.collect()].concat();
+    record(0x15, &[head, varint(frames.len() as u64), frames].concat())
+}
+
+#[test]
+fn a_source_that_makes_bad_updates_well_is_found_out() {
+    let bench = Bench::large();
+    let [have, want] = bench.versions;
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
+    let good = UpdateReader::open(&bench.stream[..], &ask, "the test").expect("own bytes");
+    let (header, edits) = (*good.header(), good.edits().expect("from the start").to_vec());
+    let head = |edits: &[u8], claimed: u64, hash: [u8; 32], units: u64| {
+        let packed = zstd::bulk::compress(edits, 19).expect("compressed");
+        let ids = [&[1][..], have.as_bytes(), want.as_bytes()].concat();
+        let lens = [varint(claimed), varint(packed.len() as u64), hash.to_vec()].concat();
+        [record(0x14, &[ids, lens, varint(units), varint(0), varint(0)].concat()), packed].concat()
+    };
+    let usual = head(&edits, edits.len() as u64, header.edits_hash, header.units);
+    assert_eq!(usual[..48 + 20], bench.stream[..48 + 20], "made as the real one is");
+    let frame = |plain: &[u8]| Chunk::new(plain.to_vec()).frame(Compression::Zstd(19)).into_bytes();
+    let bomb = frame(&vec![0; 256 << 10]);
+    let zeros = vec![0; 64 << 20];
+    let one = |plain: u64, frame: Vec<u8>| [usual.clone(), unit(0, &[(plain, frame)])].concat();
+    let many = |units: u64, of: &dyn Fn(u64) -> Vec<u8>| {
+        [head(&edits, edits.len() as u64, header.edits_hash, units), (0..units).flat_map(of).collect()]
+            .concat()
+    };
+    let rows: [(&str, Vec<u8>); 9] = [
+        ("a frame that grows beyond what it says", one(10, bomb.clone())),
+        ("a frame that is shorter than it says", one(200_000, frame(b"short"))),
+        (
+            "edits that grow beyond what they say",
+            head(&zeros, 100, *blake3::hash(&zeros[..100]).as_bytes(), 1),
+        ),
+        ("edits that are nothing", head(&zeros, zeros.len() as u64, *blake3::hash(&zeros).as_bytes(), 0)),
+        (
+            "good frames of other chunks",
+            many(3, &|at| unit(at, &[(5, frame(format!("no {at:02}").as_bytes()))])),
+        ),
+        (
+            "more content than the version has",
+            many(60, &|at| {
+                let chunk = vec![at as u8; 256 << 10];
+                unit(at, &vec![(256 << 10, frame(&chunk)); 8])
+            }),
+        ),
+        ("more chunks than the version has", many(900, &|at| unit(at, &[(1, frame(&[at as u8]))]))),
+        ("another unit", [usual.clone(), unit(7, &[(5, frame(b"seven"))])].concat()),
+        (
+            "a unit in a hurry",
+            [usual.clone(), record(0x16, &[want.as_bytes(), &varint(header.units)[..]].concat())].concat(),
+        ),
+    ];
+    for (what, bytes) in rows {
+        let dir = bench.fresh();
+        let (synced, told) = bench.run(Fate::Says(bytes.leak()), &dir);
+        assert_eq!((synced.expect(what).version, told), (want, 1), "{what}");
         bench.assert_there(&dir);
     }
 }

@@ -129,7 +129,8 @@ impl ChildTransport {
             ["Permission denied", "Host key verification failed"].iter().any(|w| words.contains(w));
         let kind = match status.and_then(|status| status.code()) {
             Some(255) if locked_out => io::ErrorKind::PermissionDenied,
-            Some(code) if ![0, IN_USE, 255].contains(&code) => io::ErrorKind::NotFound,
+            Some(IN_USE) => io::ErrorKind::ResourceBusy,
+            Some(code) if ![0, 255].contains(&code) => io::ErrorKind::NotFound,
             _ => io::ErrorKind::UnexpectedEof,
         };
         let how = status.map_or_else(|| "it closed its output".to_owned(), |status| status.to_string());

@@ -5,10 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls::AlertDescription;
+use rustls::{AlertDescription, CertificateError};
 use ureq::http::{StatusCode, header, response::Parts};
 
-use super::meter::Stopped;
+use super::meter::{Foreign, Stopped};
 use super::origin::Ask;
 use crate::error::{Error, ErrorClass};
 use crate::store::wire::{Refusal, class_word};
@@ -17,6 +17,8 @@ use crate::store::wire::{Refusal, class_word};
 const WORDS_LEN_MAX: usize = 1000;
 /// What is not there if an answer of "not found" is not one of ours.
 pub(super) const NO_SERVER: &str = "floe server that speaks protocol 1";
+
+const SPEAKS_TLS: &str = "it speaks TLS";
 
 /// Why a try failed.
 #[derive(Debug)]
@@ -32,9 +34,12 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
     let place = place.to_owned();
     if let Some(error) = find::<rustls::Error>(&error) {
         match error {
-            rustls::Error::InvalidCertificate(_) => {
-                let reason = error.to_string();
-                return Failure::Final(Error::Malformed { kind: "TLS certificate", place, reason });
+            rustls::Error::InvalidCertificate(wrong) => {
+                return Failure::Final(Error::Untrusted {
+                    what: "the certificate".into(),
+                    place,
+                    reason: distrust(wrong),
+                });
             }
             rustls::Error::AlertReceived(
                 AlertDescription::CertificateRequired
@@ -56,6 +61,19 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
     if find::<Stopped>(&error).is_some() {
         return Failure::Final(Error::Cancelled);
     }
+    match find::<Foreign>(&error) {
+        Some(Foreign { tls: true }) => {
+            return Failure::Final(Error::Network {
+                action: "speak HTTP with",
+                place,
+                source: SPEAKS_TLS.into(),
+            });
+        }
+        Some(foreign) => {
+            return Failure::Final(Error::Malformed { kind: "answer", place, reason: foreign.to_string() });
+        }
+        None => {}
+    }
     match error {
         ureq::Error::LargeResponseHeader(actual, max) => {
             let what = format!("header of an answer from {place}");
@@ -66,6 +84,10 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
         }
         ureq::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => {
             Failure::Final(Error::Network { action, place, source: Box::new(error) })
+        }
+        // The command there ended because another process holds the store.
+        ureq::Error::Io(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+            Failure::Again(Error::Locked { place, pid: holder(&error.to_string()) }, None)
         }
         ureq::Error::Timeout(_) => {
             let source = "it was silent for too long".into();
@@ -83,6 +105,27 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
         }
         error => Failure::Again(Error::Network { action, place, source: Box::new(error) }, None),
     }
+}
+
+fn distrust(wrong: &CertificateError) -> String {
+    match wrong {
+        CertificateError::UnknownIssuer => "its issuer is unknown here".into(),
+        CertificateError::BadSignature => "its issuer is not the one that is trusted here".into(),
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another host name".into()
+        }
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".into(),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet".into()
+        }
+        other => other.to_string(),
+    }
+}
+
+// Of the words of a command that could not have the store.
+fn holder(words: &str) -> Option<u32> {
+    let (_, number) = words.split_once("in use by process ")?;
+    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
 }
 
 fn is_timeout(error: &ureq::Error) -> bool {
@@ -133,6 +176,11 @@ pub(super) fn refused(place: &str, ask: &Ask<'_>, head: &Parts, words: &[u8]) ->
         place: place.clone(),
         source: reason.into(),
     };
+    let told = String::from_utf8_lossy(words.get(..WORDS_LEN_MAX).unwrap_or(words));
+    if status == StatusCode::BAD_REQUEST && class.is_none() && told.contains("HTTPS") {
+        let action = "speak HTTP with";
+        return Failure::Final(Error::Network { action, place, source: SPEAKS_TLS.into() });
+    }
     let passing = [
         StatusCode::REQUEST_TIMEOUT,
         StatusCode::TOO_MANY_REQUESTS,

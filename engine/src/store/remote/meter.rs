@@ -1,10 +1,14 @@
 //! What every byte of a connection passes: it is counted, held to the limit of rate, and missed when it does not come.
 //! Lies below TLS, so that everything is counted that the network carries.
 //!
+//! A sending that the other side does not take any more is no error yet: it may have answered before it closed, and that
+//! answer says why.
+//!
 //! Invariant: no wait for the other side is longer than the silence that the request allows, and nobody is waited for
 //! who sends less than [`DRIP_LEN`] bytes in that time.
 
 use std::fmt;
+use std::io::{self, ErrorKind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -89,16 +93,50 @@ fn stopped() -> Error {
     Error::Other(Box::new(Stopped))
 }
 
+/// The first words of the other side are no HTTP, but perhaps TLS.
+#[derive(Debug)]
+pub(super) struct Foreign {
+    pub tls: bool,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.tls { "it speaks TLS" } else { "it does not speak HTTP" })
+    }
+}
+
+impl std::error::Error for Foreign {}
+
+impl Foreign {
+    // By the first bytes; every answer in HTTP begins with the same letter, every alert in TLS with these two.
+    fn tell(words: &[u8]) -> Option<Foreign> {
+        match words {
+            [] | [b'H', ..] => None,
+            [0x15] | [0x15, 3, ..] => Some(Foreign { tls: true }),
+            _ => Some(Foreign { tls: false }),
+        }
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted)
+}
+
 /// Puts a [`Meter`] on the connection made before it in the chain.
 #[derive(Debug)]
-pub(super) struct MeterConnector(pub Watch);
+pub(super) struct MeterConnector {
+    pub watch: Watch,
+    /// HTTP comes next, with nothing between.
+    pub plain: bool,
+}
 
 impl<In: Transport> Connector<In> for MeterConnector {
     type Out = Meter<In>;
 
     fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Meter<In>>, Error> {
-        let watch = self.0.clone();
-        Ok(chained.map(|inner| Meter { inner, watch, waited: Duration::ZERO, got: 0 }))
+        let (watch, plain) = (self.watch.clone(), self.plain);
+        let waited = Duration::ZERO;
+        Ok(chained.map(|inner| Meter { inner, watch, waited, got: 0, unheard: plain, cut: false }))
     }
 }
 
@@ -109,6 +147,10 @@ pub(super) struct Meter<T> {
     // Time spent waiting, and bytes that came in it, since the last sending or since enough came.
     waited: Duration,
     got: u64,
+    // Nothing came yet, and what comes must be HTTP.
+    unheard: bool,
+    // The other side takes nothing any more.
+    cut: bool,
 }
 
 impl<T: Transport> Meter<T> {
@@ -142,7 +184,16 @@ impl<T: Transport> Transport for Meter<T> {
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         (self.waited, self.got) = (Duration::ZERO, 0);
-        self.inner.transmit_output(amount, timeout)?;
+        if self.cut {
+            return Ok(());
+        }
+        match self.inner.transmit_output(amount, timeout) {
+            Err(Error::Io(error)) if is_gone(&error) => {
+                self.cut = true;
+                return Ok(());
+            }
+            sent => sent?,
+        }
         self.watch.counters.add_sent(amount as u64);
         self.watch.pace(&self.watch.up, amount as u64)
     }
@@ -159,6 +210,12 @@ impl<T: Transport> Transport for Meter<T> {
         let progress = self.read(timeout)?;
         self.waited += (self.watch.now)().saturating_duration_since(begun);
         let came = self.inner.buffers().input().len().saturating_sub(before) as u64;
+        if came > 0
+            && std::mem::take(&mut self.unheard)
+            && let Some(foreign) = Foreign::tell(self.inner.buffers().input())
+        {
+            return Err(Error::Other(Box::new(foreign)));
+        }
         self.got += came;
         self.watch.counters.add_received(came);
         self.watch.pace(&self.watch.down, came)?;
@@ -166,7 +223,7 @@ impl<T: Transport> Transport for Meter<T> {
     }
 
     fn is_open(&mut self) -> bool {
-        self.inner.is_open()
+        !self.cut && self.inner.is_open()
     }
 
     fn is_tls(&self) -> bool {

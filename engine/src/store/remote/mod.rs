@@ -16,7 +16,7 @@ mod tls;
 mod write;
 
 use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use self::meter::Watch;
 use self::origin::{Ask, Origin};
@@ -36,7 +36,8 @@ pub struct RemoteStore {
     mirrors: Vec<Origin>,
     counters: Arc<Counters>,
     outbox: Outbox,
-    hello: OnceLock<Hello>,
+    // Held while it is asked for, so that it is asked for once.
+    hello: Mutex<Option<Hello>>,
     // Which source the next update stream is asked of first: one that broke goes behind the others.
     updates_from: Arc<AtomicUsize>,
 }
@@ -57,7 +58,7 @@ impl RemoteStore {
             mirrors: mirrors.collect::<Result<_>>()?,
             counters: Arc::clone(&options.counters),
             outbox: Outbox::default(),
-            hello: OnceLock::new(),
+            hello: Mutex::default(),
             updates_from: Arc::default(),
         })
     }
@@ -74,13 +75,14 @@ impl RemoteStore {
 
     /// A limit of the server's, or ours if that is lower.
     fn limit(&self, name: &str, ours: usize) -> Result<usize> {
-        if self.hello.get().is_none() {
-            let hello: Hello =
-                self.first.ask_json(&Ask::get(wire::path::PREFIX, origin::JSON), JSON_LEN_MAX)?;
-            // Another thread may have been faster; both heard the same.
-            let _ = self.hello.set(hello);
-        }
-        let told = self.hello.get().and_then(|hello| hello.limits.get(name)).copied();
+        let mut hello = self.hello.lock().unwrap_or_else(PoisonError::into_inner);
+        let hello = match &mut *hello {
+            Some(hello) => hello,
+            none => {
+                none.insert(self.first.ask_json(&Ask::get(wire::path::PREFIX, origin::JSON), JSON_LEN_MAX)?)
+            }
+        };
+        let told = hello.limits.get(name).copied();
         Ok(told.map_or(ours, |told| usize::try_from(told).unwrap_or(usize::MAX).min(ours)))
     }
 }

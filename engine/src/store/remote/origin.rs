@@ -100,7 +100,8 @@ impl Origin {
             .max_response_header_size(HEADER_LEN_MAX)
             .input_buffer_size(BUFFER_LEN)
             .output_buffer_size(BUFFER_LEN);
-        let meter = MeterConnector(watch.clone());
+        let plain = address.scheme() == RemoteScheme::Http;
+        let meter = MeterConnector { watch: watch.clone(), plain };
         let agent = match address.scheme() {
             RemoteScheme::Ssh => {
                 let connector = ChildConnector::new(address, options).chain(meter);
@@ -211,7 +212,11 @@ impl Origin {
     pub fn send(&self, ask: &Ask<'_>) -> Result<Answer<'_>, Failure> {
         let silence = self.options.silence.saturating_mul(if ask.slow { SLOW } else { 1 });
         let permit = match &self.line {
-            Some(line) => Some(line.enter(silence, &*self.options.wait).map_err(Failure::Final)?),
+            Some(line) => {
+                let counters = &self.options.counters;
+                let moved = || counters.sent().wrapping_add(counters.received());
+                Some(line.enter(silence, &moved, &*self.options.wait).map_err(Failure::Final)?)
+            }
             None => None,
         };
         self.options.counters.add_request();
@@ -328,13 +333,17 @@ impl Read for Stream<'_> {
 /// How often in a row it failed.
 pub(super) struct Tries<'a> {
     retries: Retries,
+    asked_max: Duration,
     wait: &'a dyn Fn(Duration) -> bool,
     failed: Cell<u32>,
 }
 
 impl<'a> Tries<'a> {
     pub fn new(origin: &'a Origin) -> Tries<'a> {
-        Tries { retries: origin.options.retries, wait: &*origin.options.wait, failed: Cell::new(0) }
+        let RemoteOptions { retries, silence, .. } = origin.options;
+        // Nobody is waited for longer than for an answer.
+        let asked_max = retries.max.min(silence);
+        Tries { retries, asked_max, wait: &*origin.options.wait, failed: Cell::new(0) }
     }
 
     pub fn progressed(&self) {
@@ -356,7 +365,7 @@ impl<'a> Tries<'a> {
         // Half of it is chance, so that many clients that failed together do not come back together.
         let backoff = longest.min(self.retries.max);
         let wait = backoff.mul_f64(0.5 + 0.5 * chance());
-        let wait = wait.max(asked.unwrap_or_default().min(self.retries.max));
+        let wait = wait.max(asked.unwrap_or_default().min(self.asked_max));
         if (self.wait)(wait) { Ok(()) } else { Err(Error::Cancelled) }
     }
 }

@@ -16,6 +16,9 @@ use crate::store::wire::{
 use crate::store::{AppName, Name, NameRecord, Source, UpdateAsk};
 use crate::version::NodeSource;
 
+// Chunks in one request. A server keeps the list while it sends them, half a gigabyte on the average.
+const REFS_ASKED: usize = 8 << 10;
+
 /// Newest update stream that this build reads.
 const UPDATE_FORMAT: u32 = 1;
 
@@ -30,17 +33,24 @@ struct Want<'a> {
     body: &'a dyn Fn(&[usize]) -> Vec<u8>,
     /// Whether an item is what was asked for, which decides if another source is asked.
     whole: &'a dyn Fn(usize, &[u8]) -> bool,
+    /// What of that is found out at little cost, which decides if it is asked for again where it came from.
+    sound: &'a dyn Fn(usize, &[u8]) -> bool,
 }
 
+/// How often each source is asked for what comes damaged: it may have been damaged on the way.
+const ROUNDS: usize = 3;
+
 impl RemoteStore {
-    // What one source lacks, has damaged or cannot send is asked of the next. The last one's items are handed over as
-    // they are: the caller proves them anyhow, and says what is wrong.
+    // What one source lacks, has damaged or cannot send is asked of the next, and what came damaged from all of them is
+    // asked for again. In the end items are handed over as they are: the caller proves them anyhow, and says what is
+    // wrong.
     fn read_items(&self, want: &Want<'_>, each: EachItem<'_>) -> Result<()> {
         let mut to_come: Vec<usize> = (0..want.count).collect();
         let mut failed = None;
-        let mut origins = self.origins().peekable();
-        while let Some(origin) = origins.next() {
-            let last = origins.peek().is_none();
+        let count = 1 + self.mirrors.len();
+        for turn in 1..=count * ROUNDS {
+            let Some(origin) = self.origins().nth((turn - 1) % count) else { continue };
+            let (last, all_asked) = (turn == count * ROUNDS, turn >= count);
             let mut stop = None;
             let mut told = vec![false; to_come.len()];
             let body = |asked: &[usize]| {
@@ -51,8 +61,9 @@ impl RemoteStore {
                 let Some((told, index)) = told.get_mut(at).zip(to_come.get(at)) else { return Ok(()) };
                 // With a source that failed, nobody knows that there is no such item.
                 let good = match &item {
-                    Some(bytes) => last || (want.whole)(*index, bytes),
-                    None => last && failed.is_none(),
+                    Some(bytes) if all_asked => last || (want.sound)(*index, bytes),
+                    Some(bytes) => (want.whole)(*index, bytes),
+                    None => all_asked && failed.is_none(),
                 };
                 if !good {
                     return Ok(());
@@ -67,6 +78,9 @@ impl RemoteStore {
                 result if to_come.is_empty() => return result,
                 Err(error) => failed = failed.or(Some(error)),
                 Ok(()) => {}
+            }
+            if all_asked && failed.is_some() {
+                break;
             }
         }
         failed.map_or(Ok(()), Err)
@@ -93,7 +107,6 @@ impl NodeSource for RemoteStore {
         ids: &[NodeId],
         each: &mut dyn FnMut(usize, Option<Vec<u8>>) -> Result<()>,
     ) -> Result<()> {
-        self.send_all()?;
         for (group, ids) in ids.chunks(IDS_MAX).enumerate() {
             let want = Want {
                 path: path::NODES_READ,
@@ -101,6 +114,7 @@ impl NodeSource for RemoteStore {
                 len_max: NODE_LEN_MAX,
                 body: &|asked| pack_ids(asked.iter().filter_map(|at| ids.get(*at)).map(NodeId::as_bytes)),
                 whole: &|at, bytes| ids.get(at).is_some_and(|id| NodeId::of(bytes) == *id),
+                sound: &|at, bytes| ids.get(at).is_some_and(|id| NodeId::of(bytes) == *id),
             };
             self.read_items(&want, &mut |at, bytes| each(group * IDS_MAX + at, bytes))?;
         }
@@ -120,7 +134,7 @@ impl Source for RemoteStore {
     ) -> Result<()> {
         self.send_all()?;
         let place = self.first.place();
-        for (group, chunks) in want.chunks(IDS_MAX).enumerate() {
+        for (group, chunks) in want.chunks(REFS_ASKED).enumerate() {
             let opens = |chunk: &ChunkRef, bytes: &[u8]| {
                 let frame = Frame::from_bytes(bytes.to_vec(), place);
                 frame.and_then(|frame| Chunk::open(frame, chunk, place)).is_ok()
@@ -134,10 +148,11 @@ impl Source for RemoteStore {
                     pack_refs(&asked)
                 },
                 whole: &|at, bytes| chunks.get(at).is_some_and(|chunk| opens(chunk, bytes)),
+                sound: &|_, bytes| Frame::may_be(bytes),
             };
             self.read_items(&want, &mut |at, bytes| {
                 let frame = bytes.map(|bytes| Frame::from_bytes(bytes, place)).transpose()?;
-                each(group * IDS_MAX + at, frame)
+                each(group * REFS_ASKED + at, frame)
             })?;
         }
         Ok(())

@@ -12,12 +12,15 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 use crate::store::wire::{
     self, BINARY, BindJson, IDS_MAX, JSON_LEN_MAX, LIMIT_PACK, LIMIT_SWEEP, LISTED_IDS_MAX, NameJson,
-    PACK_LEN_MAX, Pack, SWEEP_IDS_MAX, StateJson, SweepJson, SweptJson, pack_ids, path,
+    PACK_LEN_MAX, PROVE_IDS_MAX, Pack, SWEEP_IDS_MAX, StateJson, SweepJson, SweptJson, pack_ids, path,
+    proof_of,
 };
-use crate::store::{Name, NameRecord, NewChunk, Store, SweepOptions, Swept};
+use crate::store::{Name, NameRecord, NewChunk, Proof, Store, SweepOptions, Swept};
 
 /// Most ids that a listing is believed.
 const LISTED_MAX: u64 = 1 << 31;
+// How often something is sent that arrives damaged.
+const SENT_MAX: u32 = 3;
 // More than what stands before the ids of a sweep.
 const SWEEP_HEAD_LEN: usize = 1024;
 
@@ -27,8 +30,21 @@ impl RemoteStore {
         self.outbox.send(&|pack| self.post_pack(path::CHUNKS, pack))
     }
 
+    // What arrives damaged was damaged on the way, because it was whole here: it is sent again.
     fn post_pack(&self, path: &str, pack: &[u8]) -> Result<()> {
-        self.first.ask(&Ask { accept: None, slow: true, ..Ask::post(path, pack) }, done)
+        let post = || self.first.ask(&Ask { accept: None, slow: true, ..Ask::post(path, pack) }, done);
+        let mut sent = 1;
+        loop {
+            match post() {
+                Err(Error::Damaged { .. }) if sent < SENT_MAX => sent += 1,
+                Err(Error::Damaged { what, reason, .. }) => {
+                    let place = format!("what was sent to {}", self.first.place());
+                    let reason = format!("it arrived so {SENT_MAX} times ({reason})");
+                    return Err(Error::Damaged { what, place, reason });
+                }
+                done => return done,
+            }
+        }
     }
 
     // Packs, each as large as the server takes, in order.
@@ -54,6 +70,21 @@ impl RemoteStore {
             true => Ok(told.iter().map(|lacks| *lacks == 1).collect()),
             false => Err(self.first.malformed(format!("{} bytes for {count} ids", told.len()))),
         }
+    }
+
+    // The server reads and hashes: only the answer travels.
+    fn prove(&self, path: &str, ids: &[&[u8; 32]]) -> Result<Vec<Proof>> {
+        let mut proofs = Vec::with_capacity(ids.len());
+        for ids in ids.chunks(PROVE_IDS_MAX) {
+            let request = pack_ids(ids.iter().copied());
+            let told = self.first.ask_bytes(&Ask { slow: true, ..Ask::post(path, &request) }, ids.len())?;
+            let read: Option<Vec<Proof>> = told.iter().map(|byte| proof_of(*byte)).collect();
+            let read = read.filter(|read| read.len() == ids.len()).ok_or_else(|| {
+                self.first.malformed(format!("{} bytes for {} ids to prove", told.len(), ids.len()))
+            })?;
+            proofs.extend(read);
+        }
+        Ok(proofs)
     }
 
     // Every item of a list of ids, of `len` bytes each.
@@ -88,6 +119,10 @@ fn done(answer: Answer<'_>) -> Result<(), Failure> {
 }
 
 impl Store for RemoteStore {
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn lacks_chunks(&self, ids: &[ChunkId]) -> Result<Vec<bool>> {
         let mut lacks = vec![false; ids.len()];
         let held = self.outbox.holds(ids);
@@ -111,6 +146,20 @@ impl Store for RemoteStore {
             lacks.extend(self.lacks(path::NODES_LACK, &request, ids.len())?);
         }
         Ok(lacks)
+    }
+
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>> {
+        let held = self.outbox.holds(ids);
+        let unknown = ids.iter().zip(&held).filter(|(_, held)| !**held);
+        let unknown: Vec<_> = unknown.map(|(id, _)| id.as_bytes()).collect();
+        let mut told = self.prove(path::CHUNKS_PROVE, &unknown)?.into_iter();
+        let proof = |held| if held { Some(Proof::Sound) } else { told.next() };
+        Ok(held.into_iter().filter_map(proof).collect())
+    }
+
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>> {
+        let ids: Vec<_> = ids.iter().map(NodeId::as_bytes).collect();
+        self.prove(path::NODES_PROVE, &ids)
     }
 
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {

@@ -228,6 +228,21 @@ impl Base {
         Ok(has)
     }
 
+    /// For each id, whether the family has a record of it, or one that cannot be read.
+    pub fn claims<K: Key>(&self, ids: &[K]) -> Result<Vec<bool>> {
+        let mut claims = Vec::with_capacity(ids.len());
+        let db = self.db();
+        for batch in ids.chunks(LOOKUP_BATCH) {
+            for value in values(&db, batch) {
+                match value {
+                    Err(error) if !is_damage(&error) => return Err(self.error("look up", error)),
+                    value => claims.push(value.map_or(true, |value| value.is_some())),
+                }
+            }
+        }
+        Ok(claims)
+    }
+
     /// Where chunks are. A damaged index entry counts as a chunk that is not there.
     pub fn locate(
         &self,

@@ -1,9 +1,8 @@
-//! The directory around the database: who holds it, and which format it has. `FORMAT` is readable without
-//! RocksDB and is written last when a store is made, so a directory with it was complete once.
+//! The directory around the database: who holds it, and which parts of it there are.
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -11,14 +10,11 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
+use super::format;
 use crate::error::{At, Error, Result};
 use crate::fault::Faults;
 use crate::version::STATE_DIR;
 
-const FORMAT: u32 = 1;
-const FORMAT_FILE: &str = "FORMAT";
-const FORMAT_NEW: &str = "FORMAT.new";
-const FORMAT_PREFIX: &str = "floe store ";
 const LOCK_FILE: &str = "LOCK";
 const DB_DIR: &str = "db";
 const INGEST_DIR: &str = "db-ingest";
@@ -39,8 +35,8 @@ pub(super) struct Home {
 impl Home {
     /// Finds or makes the directory and locks it.
     pub fn open(dir: &Path, create: bool, faults: &Faults) -> Result<Home> {
-        if !read_format(dir)? {
-            if !create {
+        if !format::read(dir)? {
+            if !create || holds_tables(&dir.join(DB_DIR))? {
                 return Err(not_a_store(dir));
             }
             prepare(dir, faults)?;
@@ -48,22 +44,35 @@ impl Home {
         let lock = lock_exclusive(dir)?;
         put_back(dir, faults)?;
         // Asked again: another process may have completed it before the lock was ours.
-        let fresh = !read_format(dir)?;
+        let fresh = !format::read(dir)?;
         let home = Home { dir: dir.to_owned(), fresh, _lock: Some(lock) };
         if fresh && holds_tables(&home.db())? {
-            return Err(Error::Damaged {
-                what: "store".into(),
-                place: quoted(dir),
-                reason: "it has tables but no FORMAT file".into(),
-            });
+            return Err(not_a_store(dir));
         }
         Ok(home)
+    }
+
+    /// Writes `FORMAT` anew if it is lost or damaged, and the database beside it is a store's of this format.
+    pub fn restore_format(dir: &Path, faults: &Faults) -> Result<()> {
+        let db = dir.join(DB_DIR);
+        let lost = || match format::read(dir) {
+            Ok(true) | Err(Error::TooNew { .. }) => Ok(false),
+            Ok(false) | Err(Error::Malformed { .. }) => holds_tables(&db),
+            Err(error) => Err(error),
+        };
+        // Nothing is written into a directory that is no store, not even a lock file.
+        if !lost()? {
+            return Ok(());
+        }
+        format::check_database(dir, &db)?;
+        let _lock = lock_exclusive(dir)?;
+        if lost()? { format::write(dir, faults) } else { Ok(()) }
     }
 
     /// Finds the directory and shares it with other readers. Writes nothing, except that a lost lock file is made
     /// again where that is possible.
     pub fn open_shared(dir: &Path) -> Result<Home> {
-        if !read_format(dir)? {
+        if !format::read(dir)? {
             return Err(not_a_store(dir));
         }
         let lock = lock_shared(dir)?;
@@ -144,15 +153,7 @@ impl Home {
 
     /// Declares a new store complete, once its database is.
     pub fn complete(&self, faults: &Faults) -> Result<()> {
-        let (new, path) = (self.dir.join(FORMAT_NEW), self.dir.join(FORMAT_FILE));
-        faults.check("write", &new)?;
-        let mut file = File::create(&new).at("create", &new)?;
-        writeln!(file, "{FORMAT_PREFIX}{FORMAT}").at("write", &new)?;
-        file.sync_all().at("sync", &new)?;
-        faults.check("rename", &path)?;
-        fs::rename(&new, &path).at("rename", &path)?;
-        faults.check("sync", &self.dir)?;
-        sync_dir(&self.dir)
+        format::write(&self.dir, faults)
     }
 }
 
@@ -194,42 +195,13 @@ fn remove_tree(dir: &Path, faults: &Faults) -> Result<()> {
     Ok(())
 }
 
+// Why what has no `FORMAT` is not opened.
 fn not_a_store(dir: &Path) -> Error {
-    let place = quoted(dir);
-    let what = if dir.exists() { "store (there is no FORMAT file)" } else { "store" };
-    Error::NotFound { what: what.into(), place }
-}
-
-/// True if `dir` is a store of a format that this build reads; false if it is none.
-fn read_format(dir: &Path) -> Result<bool> {
-    let path = dir.join(FORMAT_FILE);
-    check_file(&path)?;
-    let mut text = Vec::new();
-    match File::open(&path) {
-        Ok(file) => file.take(64).read_to_end(&mut text).at("read", &path)?,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(false);
-        }
-        Err(error) => return Err(Error::io("open", path, error)),
-    };
-    match format_number(&text) {
-        Some(found) if found > FORMAT => {
-            Err(Error::TooNew { kind: "store", place: quoted(dir), found, supported: FORMAT })
-        }
-        Some(_) => Ok(true),
-        None => Err(Error::Malformed {
-            kind: "store format",
-            place: quoted(&path),
-            reason: "it must be one line: `floe store`, a number".into(),
-        }),
+    if holds_tables(&dir.join(DB_DIR)).unwrap_or(false) {
+        return format::lost(dir, "it is lost, though the database is there".to_owned());
     }
-}
-
-pub(crate) fn format_number(text: &[u8]) -> Option<u32> {
-    let text = std::str::from_utf8(text).ok()?;
-    let digits = text.strip_prefix(FORMAT_PREFIX)?.strip_suffix('\n')?;
-    let number: u32 = digits.parse().ok()?;
-    (number > 0 && number.to_string() == digits).then_some(number)
+    let what = if dir.exists() { "store (there is no FORMAT file)" } else { "store" };
+    Error::NotFound { what: what.into(), place: quoted(dir) }
 }
 
 // Makes the directory, or accepts one that is empty or where making a store was cut short.
@@ -244,7 +216,7 @@ fn prepare(dir: &Path, faults: &Faults) -> Result<()> {
     };
     for entry in entries {
         let name = entry.at("read", dir)?.file_name();
-        if ![LOCK_FILE, DB_DIR, INGEST_DIR, FORMAT_NEW].map(OsStr::new).contains(&name.as_os_str()) {
+        if ![LOCK_FILE, DB_DIR, INGEST_DIR, format::NEW].map(OsStr::new).contains(&name.as_os_str()) {
             return Err(Error::Conflict {
                 what: "new store".into(),
                 place: quoted(dir),
@@ -260,7 +232,7 @@ fn refuse_replica(dir: &Path) -> Result<()> {
     let full = std::path::absolute(dir).at("find", dir)?;
     let there = full.ancestors().find(|above| above.exists()).unwrap_or(&full);
     let there = there.canonicalize().at("find", there)?;
-    let Some(replica) = there.ancestors().find(|above| above.join(STATE_DIR).join(FORMAT_FILE).is_file())
+    let Some(replica) = there.ancestors().find(|above| above.join(STATE_DIR).join(format::FILE).is_file())
     else {
         return Ok(());
     };
@@ -322,7 +294,7 @@ fn lock_shared(dir: &Path) -> Result<Option<File>> {
 }
 
 // Opening a FIFO would wait for whoever writes to it.
-fn check_file(path: &Path) -> Result<()> {
+pub(super) fn check_file(path: &Path) -> Result<()> {
     if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
         let reason = "it is not a plain file, where the store has its own".into();
         return Err(Error::Conflict { what: quoted(path), place: "the store".into(), reason });
@@ -355,7 +327,7 @@ pub(super) fn place(dir: &Path) -> String {
     format!("store {}", quoted(dir))
 }
 
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     format!("`{}`", path.display())
 }
 
@@ -374,31 +346,6 @@ fn holds_tables(db: &Path) -> Result<bool> {
     Ok(false)
 }
 
-fn sync_dir(dir: &Path) -> Result<()> {
+pub(super) fn sync_dir(dir: &Path) -> Result<()> {
     File::open(dir).at("open", dir)?.sync_all().at("sync", dir)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::format_number;
-
-    #[test]
-    fn only_one_spelling_of_a_format() {
-        assert_eq!(format_number(b"floe store 1\n"), Some(1));
-        assert_eq!(format_number(b"floe store 4294967295\n"), Some(u32::MAX));
-        for bad in [
-            "",
-            "1\n",
-            "floe store 1",
-            "floe store 0\n",
-            "floe store 01\n",
-            "floe store +1\n",
-            "floe store 1 \n",
-            "floe store 1\n\n",
-            "floe store 4294967296\n",
-            "floe store x\n",
-        ] {
-            assert_eq!(format_number(bad.as_bytes()), None, "{bad:?}");
-        }
-    }
 }

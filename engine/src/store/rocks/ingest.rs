@@ -14,7 +14,7 @@
 //! where ingested ones would stay for good, one for each little publish. From [`SMALL_BYTES_MAX`] on they go into
 //! a table file of their own, which is ingested by a move: no log, no memtable, no rewriting.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -23,8 +23,8 @@ use rocksdb::{IngestExternalFileOptions, SstFileWriter, WriteBatch};
 
 use super::base::Base;
 use super::layout::{
-    CONDEMNED, DATA, INDEX, Key, Location, META, NAMES_BOUND_KEY, NODE, TABLE_OPTIONS, mark_key, name_key,
-    name_value,
+    CONDEMNED, DATA, INDEX, Key, Location, META, MarkKey, NAMES_BOUND_KEY, NODE, TABLE_OPTIONS, mark_key,
+    name_key, name_value,
 };
 use crate::error::{Error, Result};
 use crate::fault::Faults;
@@ -67,6 +67,8 @@ pub(super) struct Ahead {
     pending: RwLock<HashMap<ChunkId, Location>>,
     /// Whether there may be marks at all; spares looking for them.
     pub marked: AtomicBool,
+    // What is recorded and did not prove, until it is put again.
+    doubted: RwLock<HashSet<MarkKey>>,
 }
 
 impl Ahead {
@@ -74,6 +76,38 @@ impl Ahead {
     pub fn holds(&self, ids: &[ChunkId]) -> Vec<bool> {
         let pending = self.pending();
         ids.iter().map(|id| pending.contains_key(id)).collect()
+    }
+
+    /// For each id, whether the database has it and nothing is known against it.
+    pub fn finds<K: Key>(&self, base: &Base, ids: &[K]) -> Result<Vec<bool>> {
+        let sound: Vec<bool> = {
+            let doubted = self.doubted.read().unwrap_or_else(PoisonError::into_inner);
+            let known = |id: &K| !doubted.is_empty() && doubted.contains(&mark_key(K::MARK, id.bytes()));
+            ids.iter().map(|id| !known(id)).collect()
+        };
+        // What is doubted is not looked up: its record may be what is damaged.
+        let asked: Vec<K> = ids.iter().zip(&sound).filter(|(_, sound)| **sound).map(|(id, _)| *id).collect();
+        let mut has = base.has(&asked)?.into_iter();
+        Ok(sound.into_iter().map(|sound| sound && has.next().unwrap_or(false)).collect())
+    }
+
+    /// Counts things as lacking until they are put.
+    pub fn doubt<K: Key>(&self, ids: &[K]) {
+        if !ids.is_empty() {
+            let keys = ids.iter().map(|id| mark_key(K::MARK, id.bytes()));
+            self.doubted.write().unwrap_or_else(PoisonError::into_inner).extend(keys);
+        }
+    }
+
+    /// Takes that back.
+    pub fn trust<K: Key>(&self, ids: &[K]) {
+        if self.doubted.read().unwrap_or_else(PoisonError::into_inner).is_empty() {
+            return;
+        }
+        let mut doubted = self.doubted.write().unwrap_or_else(PoisonError::into_inner);
+        for id in ids {
+            doubted.remove(&mark_key(K::MARK, id.bytes()));
+        }
     }
 
     fn pending(&self) -> RwLockReadGuard<'_, HashMap<ChunkId, Location>> {
@@ -165,10 +199,11 @@ impl Writer {
         ids: &[K],
         held: impl Fn(&Self, &K) -> bool,
     ) -> Result<Vec<bool>> {
-        let mut has = base.has(ids)?;
-        for (has, id) in has.iter_mut().zip(ids) {
-            *has = *has || held(self, id);
-        }
+        // What is held is not looked up: it may be here because its record is damaged.
+        let mut has: Vec<bool> = ids.iter().map(|id| held(self, id)).collect();
+        let asked: Vec<K> = has.iter().zip(ids).filter(|(has, _)| !**has).map(|(_, id)| *id).collect();
+        let found = self.ahead.finds(base, &asked)?;
+        has.iter_mut().filter(|has| !**has).zip(found).for_each(|(has, found)| *has = found);
         let here: Vec<K> = has.iter().zip(ids).filter(|(has, _)| **has).map(|(_, id)| *id).collect();
         self.reprieve(base, &here)?;
         Ok(has.into_iter().map(|has| !has).collect())
@@ -195,7 +230,7 @@ impl Writer {
     /// Keeps chunks; those that are here already only with `replace`.
     pub fn put_chunks(&mut self, base: &Base, chunks: &[NewChunk], replace: bool) -> Result<()> {
         let ids: Vec<_> = chunks.iter().map(|new| new.chunk.id).collect();
-        let has = if replace { vec![false; ids.len()] } else { base.has(&ids)? };
+        let has = if replace { vec![false; ids.len()] } else { self.ahead.finds(base, &ids)? };
         self.reprieve(base, &ids)?;
         self.change(base, |writer| {
             for (new, has) in chunks.iter().zip(has) {
@@ -218,6 +253,7 @@ impl Writer {
             pending.insert(new.chunk.id, location);
             pending.len()
         };
+        self.ahead.trust(&[new.chunk.id]);
         if self.bytes >= TABLE_BYTES || pending >= PENDING_MAX {
             self.seal_chunks(base)?;
         }
@@ -285,7 +321,7 @@ impl Writer {
     /// Keeps nodes; those that are here already only with `replace`.
     pub fn put_nodes(&mut self, base: &Base, nodes: Vec<(NodeId, Vec<u8>)>, replace: bool) -> Result<()> {
         let ids: Vec<_> = nodes.iter().map(|(id, _)| *id).collect();
-        let has = if replace { vec![false; ids.len()] } else { base.has(&ids)? };
+        let has = if replace { vec![false; ids.len()] } else { self.ahead.finds(base, &ids)? };
         self.reprieve(base, &ids)?;
         self.change(base, |writer| {
             for ((id, bytes), has) in nodes.into_iter().zip(has) {
@@ -294,6 +330,7 @@ impl Writer {
                 }
                 writer.node_bytes += bytes.len();
                 writer.nodes.insert(id, bytes);
+                writer.ahead.trust(&[id]);
                 if writer.node_bytes >= NODE_BYTES_MAX {
                     writer.seal_nodes(base)?;
                 }

@@ -27,7 +27,7 @@ pub(super) const META: &str = "meta";
 /// Kind and id -> when a sweep condemned it.
 pub(super) const CONDEMNED: &str = "condemned";
 /// RocksDB insists on it; it stays empty.
-const DEFAULT: &str = "default";
+pub(super) const DEFAULT: &str = "default";
 
 pub(super) const FAMILIES: [&str; 5] = [DATA, INDEX, NODE, META, CONDEMNED];
 
@@ -49,6 +49,8 @@ pub(super) const NAMES_BOUND_KEY: &[u8] = b"count/names";
 pub(super) const NEXT_SEQ_KEY: &[u8] = b"count/data";
 /// Above 0: a salvage may have lost names, and no repair has looked for them since.
 pub(super) const NAMES_LOST_KEY: &[u8] = b"lost/names";
+/// A format after the first writes its number here, so that a database whose `FORMAT` file is lost says what it is.
+pub(super) const FORMAT_KEY: &[u8] = b"format";
 const NAME_PREFIX: &[u8] = b"name/";
 const NAME_KIND: Kind = Kind { number: 0x20, name: "name", format: 1 };
 const NAME_VALUE_LEN_MAX: usize = FILED_HEADER_LEN + 64;

@@ -4,17 +4,19 @@
 //! only to a durable frame. One process writes a store.
 
 mod base;
+mod format;
 mod home;
 mod ingest;
 mod layout;
 mod manifest;
+mod proof;
 mod reclaim;
 mod salvage;
 mod sweep;
 mod walk;
 
 #[cfg(feature = "testing")]
-pub(crate) use home::format_number;
+pub(crate) use format::format_number;
 #[cfg(feature = "testing")]
 pub(crate) use layout::{location_again, name_again, name_value};
 
@@ -26,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use self::base::{Base, Wanted};
 use self::home::Home;
 use self::ingest::{Ahead, Writer};
-use super::{AppName, Name, NameRecord, NewChunk, Source, Store, SweepOptions, Swept};
+use super::{AppName, Name, NameRecord, NewChunk, Proof, Source, Store, SweepOptions, Swept};
 use crate::content::Frame;
 use crate::error::{Error, Result};
 use crate::fault::Faults;
@@ -39,7 +41,8 @@ pub struct RocksOptions {
     /// Make the store if there is none.
     pub create: bool,
     /// If the database does not open, or records of its own cannot be read, make it anew from what is readable. The
-    /// damaged one stays beside it, as `db-damaged`, until [`Store::settle`].
+    /// damaged one stays beside it, as `db-damaged`, until [`Store::settle`]. A `FORMAT` file that is lost or damaged is
+    /// written anew if the database says itself that it is a store's.
     pub salvage: bool,
     /// Crash points.
     pub faults: Faults,
@@ -57,6 +60,9 @@ impl RocksStore {
     /// made among other files, [`Error::Locked`] if another process has it.
     pub fn open(dir: impl AsRef<Path>, options: &RocksOptions) -> Result<RocksStore> {
         let dir = dir.as_ref();
+        if options.salvage {
+            Home::restore_format(dir, &options.faults)?;
+        }
         let home = Arc::new(Home::open(dir, options.create, &options.faults)?);
         if options.salvage && !home.is_fresh() {
             salvage::mend(dir, &home, &options.faults)?;
@@ -213,13 +219,21 @@ impl Store for RocksStore {
         // Without the writer, which may be busy writing a table. First what it holds, then the database, because that
         // is the way chunks go.
         let held = self.ahead.holds(ids);
-        let has = base.has(ids)?;
+        let has = self.ahead.finds(base, ids)?;
         Ok(held.into_iter().zip(has).map(|(held, has)| !held && !has).collect())
     }
 
     fn lacks_nodes(&self, ids: &[NodeId]) -> Result<Vec<bool>> {
         let base = &self.base;
         self.writer().lacks(base, ids, |writer, id| writer.node(id).is_some())
+    }
+
+    fn prove_chunks(&self, ids: &[ChunkId]) -> Result<Vec<Proof>> {
+        self.proofs_of_chunks(ids)
+    }
+
+    fn prove_nodes(&self, ids: &[NodeId]) -> Result<Vec<Proof>> {
+        self.proofs_of_nodes(ids)
     }
 
     fn put_chunks(&self, chunks: &[NewChunk]) -> Result<()> {

@@ -5,11 +5,12 @@
 //!   other one aside, also the tables of frames that were written outside the database: those are ingested again.
 //! * Of the tables put aside, the readable records are read through the old database, if that opens at all, and
 //!   written again. So they come as the newest of what can be read, and names as they are in the log.
+//! * Nodes that names need and that lie between damaged pieces are asked for by their ids.
 //! * A frame whose index entry was lost is hashed and gets a new one.
 //!
 //! What cannot be read may also have been a removal: chunks and nodes that come back are removed by the next sweep.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,8 @@ use super::walk::walk_past;
 use crate::content::{Chunk, Frame};
 use crate::error::{At, Error, Result};
 use crate::fault::Faults;
+use crate::id::NodeId;
+use crate::version::Node;
 
 /// Bytes written at once.
 const BATCH_BYTES: usize = 4 << 20;
@@ -83,6 +86,7 @@ impl Salvage<'_> {
         let mut names_lost = !left.is_empty() || old.is_none();
         if let Some(old) = &old {
             names_lost = !self.copy(old, &new, &left)?;
+            self.copy_needed(old, &new)?;
         }
         self.index_frames(&new)?;
         self.count(old.as_ref(), &new, names_lost)?;
@@ -223,6 +227,45 @@ impl Salvage<'_> {
         self.copy_range(old, new, META, (&[], None))
     }
 
+    // Damage hides what lies between two pieces of it from a walk, but not from who knows its id: the nodes that names
+    // need are asked for one by one.
+    fn copy_needed(&self, old: &Old, new: &Database) -> Result<()> {
+        let mut todo = Vec::new();
+        let prefix = name_prefix(None);
+        let each = &mut |key: &[u8], value: &[u8]| {
+            if key.starts_with(&prefix)
+                && let Ok(record) = name_record(key, value, "")
+            {
+                todo.push(record.version.root());
+            }
+            Ok(())
+        };
+        walk_past(new, META, (&[], None), each, &|error| self.error(error))?;
+        let mut seen: HashSet<NodeId> = todo.iter().copied().collect();
+        let mut batch = WriteBatch::default();
+        while let Some(id) = todo.pop() {
+            let mut found = self.node_of(new, id)?;
+            if found.is_none() {
+                found = self.node_of(&old.db, id)?;
+                if let Some((_, bytes)) = &found {
+                    batch.put_cf(new.family(NODE), id.as_bytes(), bytes);
+                    self.write(new, &mut batch, BATCH_BYTES)?;
+                }
+            }
+            let children = found.map(|(node, _)| node.children()).unwrap_or_default();
+            todo.extend(children.into_iter().filter(|child| seen.insert(*child)));
+        }
+        self.write(new, &mut batch, 0)
+    }
+
+    fn node_of(&self, db: &Database, id: NodeId) -> Result<Option<(Node, Vec<u8>)>> {
+        match db.get_cf(db.family(NODE), id.as_bytes()) {
+            Ok(bytes) => Ok(bytes.and_then(|bytes| Some((Node::open(id, &bytes, "").ok()?, bytes)))),
+            Err(error) if is_damage(&error) => Ok(None),
+            Err(error) => Err(self.error(error)),
+        }
+    }
+
     fn copy_frames(&self, old: &Old, new: &Database, file: &LiveFile) -> Result<()> {
         let mut batch = WriteBatch::default();
         self.frames_of(old, file, &mut |key, frame| {
@@ -271,8 +314,10 @@ impl Salvage<'_> {
             let Some(seq) = number(key).filter(|seq| *seq < u64::MAX && known.count(*seq..=*seq) == 0) else {
                 return Ok(());
             };
-            let frame = Frame::from_bytes(value.to_vec(), "").ok();
-            let Some(chunk) = frame.and_then(Chunk::of_frame) else { return Ok(()) };
+            let frame = Frame::from_bytes(value.to_vec(), "");
+            let Ok(chunk) = frame.and_then(|frame| Chunk::open_unnamed(frame, None, "")) else {
+                return Ok(());
+            };
             let (id, plain_len) = (chunk.id(), chunk.to_ref().len);
             let here = new.get_pinned_cf(new.family(INDEX), id.as_bytes());
             if here.map_err(|error| self.error(error))?.is_none() {

@@ -8,7 +8,7 @@ use crate::id::ChunkRef;
 use crate::limits::{DELTA_REFERENCE_BYTES_MAX, DELTA_UNIT_BYTES_MAX, EDITS_LEN_MAX};
 use crate::store::Source;
 use crate::sync::units::{Stretch, UnitPlan, UnitSizes, each_plain, plan_units};
-use crate::version::Edits;
+use crate::version::{Edits, Orphans};
 
 /// Most bytes of new chunks and of orphans that are read to plan with. Beyond, an update holds frames.
 const PLANNED_BYTES_MAX: u64 = 2 << 30;
@@ -16,17 +16,17 @@ const PLANNED_BYTES_MAX: u64 = 2 << 30;
 const SIZES: UnitSizes = UnitSizes { target: DELTA_UNIT_BYTES_MAX, reference: DELTA_REFERENCE_BYTES_MAX };
 
 /// The deltas of one update.
-pub(super) struct Deltas<'e> {
-    edits: &'e Edits,
+pub(super) struct Deltas {
+    orphans: Vec<Orphans>,
     plan: Vec<UnitPlan>,
     profile: Profile,
     /// BLAKE3 of which chunks each unit has.
     pub hash: [u8; 32],
 }
 
-impl<'e> Deltas<'e> {
-    /// Plans them, where it can be done with what a unit and a receiver may hold.
-    pub fn plan(source: &dyn Source, edits: &'e Edits, profile: Profile) -> Result<Option<Deltas<'e>>> {
+impl Deltas {
+    /// Plans them, where it can be done with what a unit and a receiver may hold. Takes the orphans out of `edits`.
+    pub fn plan(source: &dyn Source, edits: &mut Edits, profile: Profile) -> Result<Option<Deltas>> {
         let bytes = |chunks: &[ChunkRef]| chunks.iter().map(|chunk| u64::from(chunk.len)).sum::<u64>();
         let orphaned: u64 = edits.orphans.iter().map(|orphans| bytes(&orphans.chunks)).sum();
         let paths: usize = edits.orphans.iter().map(|orphans| orphans.path.as_str().len()).sum();
@@ -44,7 +44,15 @@ impl<'e> Deltas<'e> {
                 hasher.update(&(*number as u64).to_le_bytes());
             }
         }
-        Ok(Some(Deltas { edits, plan, profile, hash: *hasher.finalize().as_bytes() }))
+        let orphans = std::mem::take(&mut edits.orphans);
+        Ok(Some(Deltas { orphans, plan, profile, hash: *hasher.finalize().as_bytes() }))
+    }
+
+    /// Bytes of memory that they take.
+    pub fn held_bytes(&self) -> usize {
+        let orphans = |own: &Orphans| size_of_val(own) + own.path.as_str().len() + size_of_val(&*own.chunks);
+        let unit = |unit: &UnitPlan| size_of_val(&*unit.chunks) + size_of_val(&*unit.reference);
+        self.orphans.iter().map(orphans).sum::<usize>() + self.plan.iter().map(unit).sum::<usize>()
     }
 
     /// How many units there are.
@@ -52,12 +60,12 @@ impl<'e> Deltas<'e> {
         self.plan.len() as u64
     }
 
-    /// The record of one unit.
-    pub fn unit(&self, source: &dyn Source, index: u64) -> Result<Vec<u8>> {
+    /// The record of one unit, where `all` are the new chunks.
+    pub fn unit(&self, source: &dyn Source, all: &[ChunkRef], index: u64) -> Result<Vec<u8>> {
         let missing = || Error::Usage { what: format!("unit {index}"), reason: "there is none".into() };
         let plan = self.plan.get(index as usize).ok_or_else(missing)?;
-        let reference = gather(source, plan.reference.iter().flat_map(|stretch| self.stretch(stretch)))?;
-        let new = |number: &usize| self.edits.new.get(*number);
+        let reference = gather(source, plan.reference.iter().flat_map(|stretch| self.stretch(all, stretch)))?;
+        let new = |number: &usize| all.get(*number);
         let target = gather(source, plan.chunks.iter().filter_map(new))?;
         let delta = delta::encode(self.profile, &reference, &target)?;
         // A codec that does not come back is a bug here; the receiver must not meet it.
@@ -78,14 +86,12 @@ impl<'e> Deltas<'e> {
         ))
     }
 
-    fn stretch(&self, stretch: &Stretch) -> &'e [ChunkRef] {
+    fn stretch<'c>(&'c self, new: &'c [ChunkRef], stretch: &Stretch) -> &'c [ChunkRef] {
         let (chunks, first, count) = match *stretch {
-            Stretch::New { first, count } => (self.edits.new.as_slice(), first, count),
-            Stretch::Old { orphans, first, count } => (
-                self.edits.orphans.get(orphans).map(|own| own.chunks.as_slice()).unwrap_or_default(),
-                first,
-                count,
-            ),
+            Stretch::New { first, count } => (new, first, count),
+            Stretch::Old { orphans, first, count } => {
+                (self.orphans.get(orphans).map(|own| own.chunks.as_slice()).unwrap_or_default(), first, count)
+            }
         };
         chunks.get(first..first + count).unwrap_or_default()
     }
@@ -94,7 +100,7 @@ impl<'e> Deltas<'e> {
         Some(match *stretch {
             Stretch::New { first, count } => Reference::New { first: first as u64, count: count as u64 },
             Stretch::Old { orphans, first, count } => {
-                let own = self.edits.orphans.get(orphans)?;
+                let own = self.orphans.get(orphans)?;
                 Reference::Old { edit: own.edit, first: own.first + first as u64, count: count as u64 }
             }
         })

@@ -2,7 +2,7 @@
 
 use bincode::{Decode, Encode};
 
-use crate::codec::{FILED_HEADER_LEN, Kind};
+use crate::codec::{FILED_HEADER_LEN, Kind, encode_filed};
 use crate::error::Error;
 use crate::id::{ChunkRef, VersionId};
 use crate::limits::{DELTA_UNIT_BYTES_MAX, UNIT_BYTES_MAX, UNIT_CHUNKS_MAX};
@@ -121,7 +121,7 @@ pub(super) struct EndRecord {
 
 /// Cuts chunks into units: each takes chunks while it has at most [`UNIT_CHUNKS_MAX`] of them and
 /// [`UNIT_BYTES_MAX`] plain bytes.
-pub(super) fn units(chunks: &[ChunkRef]) -> impl Iterator<Item = &[ChunkRef]> {
+pub(in crate::sync) fn units(chunks: &[ChunkRef]) -> impl Iterator<Item = &[ChunkRef]> {
     let mut rest = chunks;
     std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -135,6 +135,26 @@ pub(super) fn units(chunks: &[ChunkRef]) -> impl Iterator<Item = &[ChunkRef]> {
         rest = later;
         (!unit.is_empty()).then_some(unit)
     })
+}
+
+/// Bytes of a whole stream with this header, whose new chunks are `new`. `frame_len` says how long their frames are.
+pub(in crate::sync) fn stream_len(
+    header: &UpdateHeader,
+    new: &[ChunkRef],
+    frame_len: impl Fn(&ChunkRef) -> u32,
+) -> u64 {
+    let head = encode_filed(HEADER, &UpdateHeader { from_unit: 0, from_byte: 0, ..*header }).len() as u64;
+    let end = encode_filed(END, &EndRecord { want: header.want, units: header.units }).len() as u64;
+    let unit = |(index, chunks): (u64, &[ChunkRef])| {
+        let chunks: Vec<_> = chunks.iter().map(|chunk| (chunk.len, frame_len(chunk))).collect();
+        let frames: u64 = chunks.iter().map(|(_, frame)| u64::from(*frame)).sum();
+        // Their count takes more than the one byte of nothing.
+        let more = encode_filed(UNIT, &EndRecord { want: header.want, units: frames }).len() as u64;
+        let least = encode_filed(UNIT, &EndRecord { want: header.want, units: 0 }).len() as u64;
+        let record = UnitRecord { index, chunks, frames: Vec::new() };
+        encode_filed(UNIT, &record).len() as u64 + (more - least) + frames
+    };
+    head + header.edits_zlen + (0..).zip(units(new)).map(unit).sum::<u64>() + end
 }
 
 pub(super) fn malformed(place: &str, reason: impl Into<String>) -> Error {

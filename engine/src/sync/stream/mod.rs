@@ -11,7 +11,8 @@ mod make;
 mod read;
 
 pub use format::{Reference, UNIT_RECORD_LEN_MAX, UpdateHeader};
-pub use make::make;
+pub(super) use format::{stream_len, units};
+pub use make::{Update, make};
 #[cfg(feature = "testing")]
 pub(crate) use read::asked;
 pub use read::{DeltaUnit, Unit, UnitFrame, UpdateReader};

@@ -271,7 +271,7 @@ impl Unit {
         let place = format!("unit {} of {place}", self.index);
         self.frames.iter().map(move |frame| {
             let bytes = self.bytes.get(frame.at.clone()).unwrap_or_default();
-            Chunk::open_unnamed(Frame::from_bytes(bytes.to_vec(), &place)?, frame.plain_len, &place)
+            Chunk::open_unnamed(Frame::from_bytes(bytes.to_vec(), &place)?, Some(frame.plain_len), &place)
         })
     }
 }

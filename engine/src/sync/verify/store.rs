@@ -12,10 +12,14 @@ use crate::progress::{Phase, Progress, check};
 use crate::store::{Name, NameRecord, NewChunk, Source, Store};
 use crate::sync::mark::{Met, walk_past};
 use crate::sync::{Damage, MirrorOptions, Verified, VerifyOptions, mirror};
-use crate::version::{Entry, EntryKind, Manifest, Node};
+use crate::version::{Entry, EntryKind, Manifest, Node, ROOT_NODE_KIND};
 
 /// Most names or paths listed beside a damaged thing.
 const NEEDED_BY_MAX: usize = 4;
+/// What a repair calls names that it cannot be sure of.
+const LIST_OF_NAMES: &str = "list of names";
+/// Nodes read together.
+const NODES_PER_READ: usize = 256;
 /// Chunks read together.
 const CHUNKS_PER_READ: usize = 64;
 
@@ -82,15 +86,22 @@ fn find_names(
     options: &VerifyOptions,
     progress: &dyn Progress,
 ) -> Result<(u64, Vec<Damage>)> {
-    let options =
-        MirrorOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
-    let (mut bound, mut unbound) = (0, Vec::new());
     // Any other store would add its own names, and its silence about the lost ones would pass for their absence.
-    for NameRecord { name, version, .. } in store.names(None)? {
+    let left = store.names(None)?;
+    if left.is_empty()
+        && !options.accept_loss
+        && let Some(doubt) = doubt_without_names(store, source)?
+    {
+        return Ok((0, vec![doubt]));
+    }
+    for NameRecord { name, version, .. } in left {
         if source.resolve(&name)?.is_none_or(|record| record.version != version) {
             return Ok((0, vec![not_a_copy(&name, source)]));
         }
     }
+    let options =
+        MirrorOptions { threads: options.threads, in_flight_bytes_max: options.in_flight_bytes_max };
+    let (mut bound, mut unbound) = (0, Vec::new());
     for NameRecord { name, .. } in source.names(None)? {
         if store.resolve(&name)?.is_some() {
             continue;
@@ -110,13 +121,44 @@ fn find_names(
 
 fn not_a_copy(name: &Name, source: &dyn Source) -> Damage {
     Damage {
-        what: "list of names".to_owned(),
+        what: LIST_OF_NAMES.to_owned(),
         reason: format!(
             "names may have been lost, and {} is no copy of this store that has them all: it does not have `{name}` as here",
             source.place()
         ),
         needed_by: Vec::new(),
     }
+}
+
+// Without a name left, the versions that are here tell: a copy of the store has a name for each of them.
+fn doubt_without_names(store: &dyn Store, source: &dyn Source) -> Result<Option<Damage>> {
+    let named: HashSet<NodeId> =
+        source.names(None)?.into_iter().map(|record| record.version.root()).collect();
+    let (mut ids, mut roots, mut unnamed) = (Vec::new(), 0_u64, None);
+    store.each_node(&mut |id| {
+        ids.push(id);
+        Ok(())
+    })?;
+    for batch in ids.chunks(NODES_PER_READ) {
+        store.read_nodes(batch, &mut |index, bytes| {
+            if bytes.is_some_and(|bytes| bytes.first() == Some(&ROOT_NODE_KIND)) {
+                roots += 1;
+                unnamed = unnamed.or(batch.get(index).filter(|id| !named.contains(id)).copied());
+            }
+            Ok(())
+        })?;
+    }
+    let why = match unnamed {
+        Some(root) => format!("has no name for version {root}, which is here"),
+        None if roots == 0 => "has any of them cannot be told: no version is left here".to_owned(),
+        None => return Ok(None),
+    };
+    let whether = if roots == 0 { "whether " } else { "" };
+    Ok(Some(Damage {
+        what: LIST_OF_NAMES.to_owned(),
+        reason: format!("all names may have been lost, and {whether}{} {why}", source.place()),
+        needed_by: Vec::new(),
+    }))
 }
 
 #[derive(Default)]
@@ -260,12 +302,26 @@ impl Subset {
     }
 }
 
+// What is far is read again where it is bad: it may have been damaged on the way.
 fn bad_chunks(
     store: &dyn Store,
     batch: &[ChunkRef],
     progress: &dyn Progress,
 ) -> Result<Vec<(ChunkRef, String)>> {
     check(progress)?;
+    let mut bad = read_bad(store, batch)?;
+    for _ in 0..if store.is_far() { 2 } else { 0 } {
+        if !bad.is_empty() {
+            check(progress)?;
+            let again: Vec<_> = bad.iter().map(|(chunk, _)| *chunk).collect();
+            bad = read_bad(store, &again)?;
+        }
+    }
+    progress.advance(batch.iter().map(|chunk| u64::from(chunk.len)).sum());
+    Ok(bad)
+}
+
+fn read_bad(store: &dyn Store, batch: &[ChunkRef]) -> Result<Vec<(ChunkRef, String)>> {
     let place = store.place();
     let mut bad = Vec::new();
     store.read_chunks(batch, &mut |index, frame| {
@@ -277,7 +333,6 @@ fn bad_chunks(
         if let Err(error) = opened {
             bad.push((*chunk, reason_of(&error)));
         }
-        progress.advance(u64::from(chunk.len));
         Ok(())
     })?;
     Ok(bad)

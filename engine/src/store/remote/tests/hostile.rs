@@ -89,9 +89,11 @@ fn wrong_words_are_named() {
     let huge_item = item_head(0, Some(u32::MAX - 1)).to_vec();
     let one_then_cut = [&item_head(0, Some(5))[..], b"abcde"].concat();
     let rows: Vec<(&str, Call, Vec<u8>, &str)> = vec![
-        ("no HTTP", resolve, b"SSH-2.0-OpenSSH_9.9\r\n\r\n".to_vec(), "Network: cannot reach"),
-        ("noise", resolve, vec![0xff; 5000], "Network: cannot reach"),
-        ("an endless header", resolve, vec![b'a'; 200_000], "cannot reach"),
+        ("no HTTP", resolve, b"SSH-2.0-OpenSSH_9.9\r\n\r\n".to_vec(), "Damaged: malformed answer"),
+        ("noise", resolve, vec![0xff; 5000], "it does not speak HTTP"),
+        ("nearly HTTP", resolve, b"HTTQ/1.1 200 OK\r\n\r\n".to_vec(), "Network: cannot reach"),
+        ("an alert of TLS", resolve, vec![0x15, 3, 3, 0, 2, 2, 70], "Network: cannot speak HTTP with"),
+        ("an endless header", resolve, vec![b'a'; 200_000], "it does not speak HTTP"),
         ("a long header", resolve, long_header, "Damaged: header of an answer from"),
         ("nothing", resolve, Vec::new(), "Network: cannot reach"),
         ("a bad length", resolve, head("content-type: application/json\r\ncontent-length: x"), "Network"),
@@ -158,6 +160,12 @@ fn every_status_has_its_meaning() {
         ("409 untold", bind, plain("409 Conflict"), "Conflict: PUT /v1/names/game/1"),
         ("413", lacks, plain("413 Content Too Large"), "Failure: cannot do as asked"),
         ("413 told", lacks, told("413 Content Too Large", ErrorClass::Damaged), "Damaged: name `game@1`"),
+        (
+            "400 of a TLS port",
+            resolve,
+            http("400 Bad Request", "text/plain", b"Client sent an HTTP request to an HTTPS server.\n"),
+            "Network: cannot speak HTTP with",
+        ),
         ("400 told", lacks, told("400 Bad Request", ErrorClass::Usage), "Usage: name `game@1`"),
         (
             "507 told",

@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{FRAME_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::*;
-use crate::store::{AppName, MemStore, Name, NewChunk, Source, Store, SweepOptions};
+use crate::store::{AppName, MemStore, Name, NewChunk, Proof, Source, Store, SweepOptions};
 use crate::version::NodeSource;
 
 /// A request as it came.
@@ -216,6 +216,7 @@ fn answer(store: &MemStore, heard: &Heard) -> Result<Vec<u8>> {
     let (path, query) = heard.path.split_once('?').unwrap_or((&heard.path, ""));
     let node_ids = |bytes| unpack_ids(bytes, place).map(node_ids);
     let chunk_ids = |bytes| unpack_ids(bytes, place).map(chunk_ids);
+    let proofs = |proofs: Vec<Proof>| binary(&proofs.into_iter().map(proof_byte).collect::<Vec<_>>());
     let flags = |lacks: Vec<bool>| binary(&lacks.into_iter().map(u8::from).collect::<Vec<_>>());
     let chunks = || -> Result<Vec<NewChunk>> {
         let pack = open_pack(body, FRAME_LEN_MAX, place)?;
@@ -265,6 +266,8 @@ fn answer(store: &MemStore, heard: &Heard) -> Result<Vec<u8>> {
         }
         ("POST", path::CHUNKS_LACK) => Ok(flags(store.lacks_chunks(&chunk_ids(body)?)?)),
         ("POST", path::NODES_LACK) => Ok(flags(store.lacks_nodes(&node_ids(body)?)?)),
+        ("POST", path::CHUNKS_PROVE) => Ok(proofs(store.prove_chunks(&chunk_ids(body)?)?)),
+        ("POST", path::NODES_PROVE) => Ok(proofs(store.prove_nodes(&node_ids(body)?)?)),
         ("POST", path::CHUNKS) => store.put_chunks(&chunks()?).and_then(|()| nothing()),
         ("POST", path::NODES) => store.put_nodes(nodes()?).and_then(|()| nothing()),
         ("POST", path::REPAIR_CHUNKS) => store.replace_chunks(&chunks()?).and_then(|()| nothing()),

@@ -67,7 +67,11 @@ fn a_program_that_fails_says_why() {
         ("test \"$1,$2\" = \"me@host,floe serve --stdio '/srv/store'\" && exit 9", 1, "exit status: 9"),
         ("cat >/dev/null; exit 3", 2, "silent for too long"),
         ("sleep 20", 2, "silent for too long"),
-        ("echo 'error: in use by process 7' >&2; exit 6", 2, "in use by process 7"),
+        (
+            "echo 'error: store `/srv/store` is in use by process 7' >&2; exit 6",
+            2,
+            "Conflict: store `ssh://me@host/srv/store` is in use by process 7",
+        ),
         ("kill -9 $$", 2, "signal: 9"),
         ("yes nonsense", 2, "cannot reach"),
         ("yes complaint >&2", 2, "silent for too long"),
