@@ -5,7 +5,9 @@ fn files(root: &Path, out: &mut Vec<PathBuf>) {
     let mut entries: Vec<_> = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path()).collect();
     entries.sort();
     for p in entries {
-        if p.is_symlink() { continue; }
+        if p.is_symlink() {
+            continue;
+        }
         if p.is_dir() { files(&p, out) } else { out.push(p) }
     }
 }
@@ -31,7 +33,11 @@ fn main() {
     for (x, y, ext) in [(&old, &new, "old"), (&new, &old, "new")] {
         let mut seen: HashSet<[u8; 32]> = y.iter().map(|c| c.0).collect();
         let mut out = Vec::new();
-        for (id, b) in x { if seen.insert(*id) { out.extend_from_slice(b) } }
+        for (id, b) in x {
+            if seen.insert(*id) {
+                out.extend_from_slice(b)
+            }
+        }
         println!("{}.{} {}", a[3], ext, out.len());
         std::fs::write(format!("{}.{}", a[3], ext), out).unwrap();
     }

@@ -52,7 +52,9 @@ fn numbers(count: u32, by: u32) -> Vec<u8> {
 }
 
 fn lines(range: std::ops::Range<u32>) -> Vec<u8> {
-    range.flat_map(|n| format!("function f{n}(a, b) {{ return a * {} + b; }}\n", n % 17).into_bytes()).collect()
+    range
+        .flat_map(|n| format!("function f{n}(a, b) {{ return a * {} + b; }}\n", n % 17).into_bytes())
+        .collect()
 }
 
 /// Name, reference, target.
@@ -80,12 +82,17 @@ fn cases() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
         ("arm64", arm64(120_000, 0), arm64(120_000, 0x2_0040)),
         ("numbers", numbers(20_000, 0), numbers(20_000, 1000)),
         ("text", lines(0..2000), [lines(0..500), lines(3000..3100), lines(600..2000)].concat()),
-        ("text and code", [lines(0..900), x86(50_000, 90, 0)].concat(), [lines(10..910), x86(50_000, 90, 64)].concat()),
+        (
+            "text and code",
+            [lines(0..900), x86(50_000, 90, 0)].concat(),
+            [lines(10..910), x86(50_000, 90, 64)].concat(),
+        ),
     ]
 }
 
 fn same(name: &str, delta: &[u8], reference: &[u8], target: &[u8]) {
-    let decoded = decode(delta, reference, target.len(), "here").unwrap_or_else(|error| panic!("{name}: {error}"));
+    let decoded =
+        decode(delta, reference, target.len(), "here").unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(decoded == target, "{name}: other bytes");
 }
 
@@ -103,7 +110,11 @@ fn every_codec_gives_back_what_it_got() {
         for profile in PROFILES {
             let delta = encode(profile, &reference, &target).expect("short enough");
             assert!(delta.len() <= target.len() + 1, "{name}, {profile:?}: longer than stored");
-            assert_eq!(delta, encode(profile, &reference, &target).expect("as before"), "{name}: not the same");
+            assert_eq!(
+                delta,
+                encode(profile, &reference, &target).expect("as before"),
+                "{name}: not the same"
+            );
             same(&format!("{name}, {profile:?}"), &delta, &reference, &target);
         }
     }
@@ -210,7 +221,10 @@ fn damage_gets_an_answer() {
             assert!(decode(&good, &reference, len, "here").is_err() || codec as u8 >= 3, "{codec:?}, {len}");
         }
         let long = [&good[..], &[0; 32]].concat();
-        assert!(decode(&long, &reference, target.len(), "here").is_err(), "{codec:?}: more bytes than it has");
+        assert!(
+            decode(&long, &reference, target.len(), "here").is_err(),
+            "{codec:?}: more bytes than it has"
+        );
         // A claim that no delta could pay for meets its bound before memory does.
         assert!(decode(&good, &reference, usize::MAX / 2, "here").is_err());
         assert!(decode(&good, &reference, 1 << 31, "here").is_err());
@@ -225,7 +239,8 @@ fn golden(name: &str) -> PathBuf {
 /// A reference and a target with a bit of everything.
 fn specimen() -> (Vec<u8>, Vec<u8>) {
     let reference = [x86(6000, 30, 0), lines(0..60), numbers(400, 0), noise(10, 900)].concat();
-    let target = [lines(5..50), x86(6000, 30, 640), numbers(400, 1000), b"news".to_vec(), noise(10, 900)].concat();
+    let target =
+        [lines(5..50), x86(6000, 30, 640), numbers(400, 1000), b"news".to_vec(), noise(10, 900)].concat();
     (reference, target)
 }
 
@@ -234,9 +249,13 @@ fn what_was_encoded_once_is_decoded_for_good() {
     let (reference, target) = specimen();
     let hash = blake3::hash(&[reference.clone(), target.clone()].concat()).to_hex();
     assert_eq!(hash.as_str(), SPECIMEN, "the specimen is made otherwise than it was");
-    for (name, codec) in
-        [("stored", CODECS[0]), ("zstd", CODECS[1]), ("prefix", CODECS[2]), ("light", CODECS[3]), ("mixed", CODECS[4])]
-    {
+    for (name, codec) in [
+        ("stored", CODECS[0]),
+        ("zstd", CODECS[1]),
+        ("prefix", CODECS[2]),
+        ("light", CODECS[3]),
+        ("mixed", CODECS[4]),
+    ] {
         let made = encode_with(codec, &reference, &target).expect("encoded");
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(golden(name), &made).expect("written");

@@ -6,8 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// Rooms of the engine by floor. A file may name its own room and rooms on lower floors; rooms on one floor do not
 /// know each other. Files directly below `src` are the ground.
-const FLOORS: &[(&str, u8)] =
-    &[("content", 1), ("delta", 1), ("version", 2), ("store", 3), ("tree", 3), ("sync", 4), ("serve", 6), ("testing", 9)];
+const FLOORS: &[(&str, u8)] = &[
+    ("content", 1),
+    ("delta", 1),
+    ("version", 2),
+    ("store", 3),
+    ("tree", 3),
+    ("sync", 4),
+    ("serve", 6),
+    ("testing", 9),
+];
 
 /// What may be named only in some files: the words, where they are at home, why.
 const HOMES: &[(&[&str], &[&str], &str)] = &[

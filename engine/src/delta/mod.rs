@@ -40,7 +40,7 @@ pub enum Profile {
 }
 
 /// Levels of zstd: at once, and where time is given.
-const FAST_LEVEL: i32 = 5;
+const FAST_LEVEL: i32 = 12;
 const SLOW_LEVEL: i32 = 19;
 
 impl Codec {
@@ -124,11 +124,8 @@ pub fn encode_with(codec: Codec, reference: &[u8], target: &[u8]) -> Result<Vec<
 /// reference, target and 64 MiB, nor more time than the target's length allows. Who calls compares hashes.
 pub fn decode(delta: &[u8], reference: &[u8], target_len: usize, place: &str) -> Result<Vec<u8>> {
     bounded(reference.len(), target_len, place)?;
-    let malformed = |reason: &str| Error::Malformed {
-        kind: "delta",
-        place: place.to_owned(),
-        reason: reason.to_owned(),
-    };
+    let malformed =
+        |reason: &str| Error::Malformed { kind: "delta", place: place.to_owned(), reason: reason.to_owned() };
     let (number, body) = delta.split_first().ok_or_else(|| malformed("empty"))?;
     let codec = Codec::of(delta).ok_or_else(|| malformed(&format!("unknown codec {number}")))?;
     let target = match codec {

@@ -79,6 +79,12 @@ impl Counter {
         i32::from(STRETCH[(self.0 >> 20) as usize])
     }
 
+    /// Whether it was ever moved.
+    #[inline]
+    pub(super) fn is_known(self) -> bool {
+        self.0 & 1023 != 0
+    }
+
     /// Moves towards `bit`, by at least 1 / (`limit` + 1.6).
     #[inline]
     pub(super) fn update(&mut self, bit: bool, limit: u32) {
@@ -130,9 +136,13 @@ fn dot<const N: usize>(inputs: &[i32; N], (row, bias): &([i32; N], i32)) -> i32 
 #[inline]
 fn train<const N: usize>(inputs: &[i32; N], (row, bias): &mut ([i32; N], i32), error: i32) {
     for (input, weight) in inputs.iter().zip(row.iter_mut()) {
-        *weight = (*weight).wrapping_add(input.wrapping_mul(error).wrapping_add(1 << 15) >> 16).clamp(-WEIGHT_MAX, WEIGHT_MAX);
+        *weight = (*weight)
+            .wrapping_add(input.wrapping_mul(error).wrapping_add(1 << 15) >> 16)
+            .clamp(-WEIGHT_MAX, WEIGHT_MAX);
     }
-    *bias = bias.wrapping_add(BIAS.wrapping_mul(error).wrapping_add(1 << 15) >> 16).clamp(-WEIGHT_MAX, WEIGHT_MAX);
+    *bias = bias
+        .wrapping_add(BIAS.wrapping_mul(error).wrapping_add(1 << 15) >> 16)
+        .clamp(-WEIGHT_MAX, WEIGHT_MAX);
 }
 
 const WEIGHT_MAX: i32 = 1 << 18;
@@ -152,7 +162,13 @@ impl<const N: usize> Mixer<N> {
 
     /// Codes a decision from the predictions of `inputs`.
     #[inline]
-    pub(super) fn code(&mut self, side: &mut impl Side, inputs: &[i32; N], rows: [usize; 2], truth: bool) -> bool {
+    pub(super) fn code(
+        &mut self,
+        side: &mut impl Side,
+        inputs: &[i32; N],
+        rows: [usize; 2],
+        truth: bool,
+    ) -> bool {
         let [a, b] = &mut self.sets;
         let (a, b) = (a.row(rows[0]), b.row(rows[1]));
         let (dot_a, dot_b) = (dot(inputs, a), dot(inputs, b));
@@ -185,7 +201,13 @@ impl<const N: usize> Decision<N> {
 
     /// Codes a decision. Contexts are taken modulo the size of the tables, rows modulo those of the mixer.
     #[inline]
-    pub(super) fn code(&mut self, side: &mut impl Side, contexts: &[u32; N], rows: [usize; 2], truth: bool) -> bool {
+    pub(super) fn code(
+        &mut self,
+        side: &mut impl Side,
+        contexts: &[u32; N],
+        rows: [usize; 2],
+        truth: bool,
+    ) -> bool {
         let mut inputs = [0; N];
         for ((table, context), input) in self.tables.iter().zip(contexts).zip(&mut inputs) {
             *input = table[*context as usize & (table.len() - 1)].stretched();
@@ -199,7 +221,8 @@ impl<const N: usize> Decision<N> {
     }
 }
 
-/// Counters in lines of sixteen, one line for a nibble of a byte under a context.
+/// Counters in lines of sixteen, one line for a nibble of a byte under a context. The first of a line, which no nibble
+/// needs, tells whose line it is: a newcomer begins anew.
 pub(super) struct Lines {
     lines: Vec<[Counter; 16]>,
     limit: u32,
@@ -211,10 +234,23 @@ impl Lines {
         Lines { lines: vec![[Counter::NEW; 16]; 1 << bits], limit }
     }
 
-    /// What the counter for the `nibble` so far, with its leading 1, predicts.
+    /// The number of the line of the context hashed to `context`, made its own.
     #[inline]
-    pub(super) fn predict(&self, line: u32, nibble: u32) -> i32 {
-        self.lines[line as usize & (self.lines.len() - 1)][nibble as usize & 15].stretched()
+    pub(super) fn line(&mut self, context: u32) -> u32 {
+        let index = context & (self.lines.len() - 1) as u32;
+        let line = &mut self.lines[index as usize];
+        let check = Counter(context | 1);
+        if line[0].0 != check.0 {
+            *line = [Counter::NEW; 16];
+            line[0] = check;
+        }
+        index
+    }
+
+    /// The counter for the `nibble` so far, with its leading 1.
+    #[inline]
+    pub(super) fn get(&self, line: u32, nibble: u32) -> Counter {
+        self.lines[line as usize & (self.lines.len() - 1)][nibble as usize & 15]
     }
 
     /// Teaches that counter.

@@ -21,14 +21,18 @@ pub(super) struct Taste {
     pub(super) byte_bits: u32,
     /// Bits that must be saved beyond the price of the segment.
     pub(super) margin: u32,
-    /// Candidates looked at.
-    pub(super) depth: u32,
 }
 
 /// Machine code and tables: short matches put addresses in phase.
-pub(super) const BINARY: Taste = Taste { len_min: 9, byte_bits: 8, margin: 12, depth: 24 };
+pub(super) const BINARY: Taste = Taste { len_min: 10, byte_bits: 8, margin: 16 };
+/// The same, where instructions are four bytes.
+pub(super) const ARM64: Taste = Taste { len_min: 9, byte_bits: 8, margin: 12 };
 /// Text: what is not covered is cheap for the model of bytes.
-pub(super) const TEXT: Taste = Taste { len_min: 24, byte_bits: 3, margin: 20, depth: 24 };
+pub(super) const TEXT: Taste = Taste { len_min: 32, byte_bits: 2, margin: 20 };
+
+/// How many candidates of a chain are looked at.
+pub(super) const DEPTH_LIGHT: u32 = 16;
+pub(super) const DEPTH_MIXED: u32 = 24;
 
 struct Index {
     heads: Vec<u32>,
@@ -49,11 +53,7 @@ fn slot(key: u64, bits: u32) -> usize {
 impl Index {
     fn new(len: usize) -> Self {
         let bits = (len.max(1).ilog2()).clamp(12, 22);
-        Index {
-            heads: vec![0; 1 << bits],
-            before: vec![0; len],
-            long: vec![[0; 2]; 1 << (bits - 1)],
-        }
+        Index { heads: vec![0; 1 << bits], before: vec![0; len], long: vec![[0; 2]; 1 << (bits - 1)] }
     }
 
     #[inline]
@@ -64,7 +64,9 @@ impl Index {
             return None;
         }
         let all = [eight(bytes, at)?, middle, eight(bytes, at + 24)?];
-        let key = all.iter().fold(0u64, |key, part| (key ^ part).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(23));
+        let key = all
+            .iter()
+            .fold(0u64, |key, part| (key ^ part).wrapping_mul(0xd6e8_feb8_6659_fd93).rotate_left(23));
         Some(slot(key, self.long.len().ilog2()))
     }
 
@@ -128,6 +130,7 @@ struct Search<'a> {
     index: Index,
     dist: u32,
     recent: [u32; RECENT],
+    depth: u32,
 }
 
 impl Search<'_> {
@@ -169,7 +172,7 @@ impl Search<'_> {
         }
         if let Some(key) = eight(bytes, at) {
             let mut from = self.index.heads[slot(key, self.index.heads.len().ilog2())] as usize;
-            for _ in 0..taste.depth {
+            for _ in 0..self.depth {
                 if from < lowest {
                     break;
                 }
@@ -187,9 +190,10 @@ pub(super) fn find_segments(
     lowest: usize,
     first: usize,
     dist: u32,
+    depth: u32,
     taste: impl Fn(usize) -> Taste,
 ) -> Vec<Segment> {
-    let mut search = Search { bytes, index: Index::new(bytes.len()), dist, recent: [dist; RECENT] };
+    let mut search = Search { bytes, index: Index::new(bytes.len()), dist, recent: [dist; RECENT], depth };
     for at in lowest..first {
         search.index.insert(bytes, at);
     }
@@ -214,7 +218,8 @@ pub(super) fn find_segments(
                 if found.len >= len_min && saved > u64::from(cost) {
                     begin(bytes, &mut segments, at, found.dist, lowest);
                     search.dist = found.dist;
-                    let place = search.recent.iter().position(|dist| *dist == found.dist).unwrap_or(RECENT - 1);
+                    let place =
+                        search.recent.iter().position(|dist| *dist == found.dist).unwrap_or(RECENT - 1);
                     search.recent[..=place].rotate_right(1);
                     search.recent[0] = found.dist;
                     next = at + found.len;
@@ -251,7 +256,8 @@ fn begin(bytes: &[u8], segments: &mut Vec<Segment>, at: usize, dist: u32, lowest
 /// Drops segments that do not pay, from left to right.
 fn merge(bytes: &[u8], segments: &[Segment], taste: &impl Fn(usize) -> Taste) -> Vec<Segment> {
     let mut kept: Vec<Segment> = Vec::with_capacity(segments.len());
-    let most = segments.first().map_or(0, |first| bytes.len() - first.start as usize) / SEGMENT_LEN_MEAN_MIN + 1;
+    let most =
+        segments.first().map_or(0, |first| bytes.len() - first.start as usize) / SEGMENT_LEN_MEAN_MIN + 1;
     for (n, segment) in segments.iter().enumerate() {
         let Some(last) = kept.last().copied() else {
             kept.push(*segment);

@@ -49,7 +49,10 @@ struct Number {
 
 impl Number {
     fn new(contexts: usize) -> Self {
-        Number { length: vec![[Counter::NEW; 64]; contexts], mantissa: vec![[Counter::NEW; 8]; contexts * 64] }
+        Number {
+            length: vec![[Counter::NEW; 64]; contexts],
+            mantissa: vec![[Counter::NEW; 8]; contexts * 64],
+        }
     }
 
     // `value` is below 2^32 - 1; what is read may be anything below 2^40.

@@ -77,7 +77,9 @@ impl Targets {
     #[inline]
     pub(super) fn best(&self, site: &Site, moved: u32, map: &CoverMap) -> Option<u32> {
         let exact = self.exact.get(site.target).map(|(by, _)| by);
-        exact.or_else(|| map.dist_of(site.place(), moved)).or_else(|| self.near.get(site.target >> 8).map(|(by, _)| by))
+        exact
+            .or_else(|| map.dist_of(site.place(), moved))
+            .or_else(|| self.near.get(site.target >> 8).map(|(by, _)| by))
     }
 
     /// All guesses: by the same target, by the segments, by what is near, by the region.
