@@ -71,6 +71,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F, H, B> {
     /// A walk over `bytes` from `first` on, which must be zero there.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a walk, each used once")]
     pub(super) fn new(
         side: &'a mut S,
         bytes: &'a mut [u8],
@@ -268,11 +269,10 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
     /// Settles one byte, or a field that begins here.
     fn step(&mut self, dist: usize, end: usize) {
         let has_room = end - self.at >= 4;
-        if self.field.is_none() && has_room && self.scene.density() <= DENSITY_MAX {
-            if let Some(site) = self.site(self.at - dist) {
-                self.address(site, dist);
-                return;
-            }
+        let may_begin = self.field.is_none() && has_room && self.scene.density() <= DENSITY_MAX;
+        if let Some(site) = may_begin.then(|| self.site(self.at - dist)).flatten() {
+            self.address(site, dist);
+            return;
         }
         self.look(dist);
         let old = self.scene.old;
