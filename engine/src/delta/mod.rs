@@ -40,7 +40,7 @@ pub enum Profile {
 }
 
 /// Levels of zstd: at once, and where time is given.
-const FAST_LEVEL: i32 = 5;
+const FAST_LEVEL: i32 = 12;
 const SLOW_LEVEL: i32 = 19;
 
 impl Codec {

@@ -79,6 +79,12 @@ impl Counter {
         i32::from(STRETCH[(self.0 >> 20) as usize])
     }
 
+    /// Whether it was ever moved.
+    #[inline]
+    pub(super) fn is_known(self) -> bool {
+        self.0 & 1023 != 0
+    }
+
     /// Moves towards `bit`, by at least 1 / (`limit` + 1.6).
     #[inline]
     pub(super) fn update(&mut self, bit: bool, limit: u32) {
@@ -215,7 +221,8 @@ impl<const N: usize> Decision<N> {
     }
 }
 
-/// Counters in lines of sixteen, one line for a nibble of a byte under a context.
+/// Counters in lines of sixteen, one line for a nibble of a byte under a context. The first of a line, which no nibble
+/// needs, tells whose line it is: a newcomer begins anew.
 pub(super) struct Lines {
     lines: Vec<[Counter; 16]>,
     limit: u32,
@@ -227,10 +234,23 @@ impl Lines {
         Lines { lines: vec![[Counter::NEW; 16]; 1 << bits], limit }
     }
 
-    /// What the counter for the `nibble` so far, with its leading 1, predicts.
+    /// The number of the line of the context hashed to `context`, made its own.
     #[inline]
-    pub(super) fn predict(&self, line: u32, nibble: u32) -> i32 {
-        self.lines[line as usize & (self.lines.len() - 1)][nibble as usize & 15].stretched()
+    pub(super) fn line(&mut self, context: u32) -> u32 {
+        let index = context & (self.lines.len() - 1) as u32;
+        let line = &mut self.lines[index as usize];
+        let check = Counter(context | 1);
+        if line[0].0 != check.0 {
+            *line = [Counter::NEW; 16];
+            line[0] = check;
+        }
+        index
+    }
+
+    /// The counter for the `nibble` so far, with its leading 1.
+    #[inline]
+    pub(super) fn get(&self, line: u32, nibble: u32) -> Counter {
+        self.lines[line as usize & (self.lines.len() - 1)][nibble as usize & 15]
     }
 
     /// Teaches that counter.

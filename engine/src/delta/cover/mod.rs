@@ -21,15 +21,14 @@ use machine::Machine;
 use model::Model;
 use range::{Decoder, Encoder, Side};
 use segments::{CoverMap, DIST_MIN, code_segments};
-use walk::{Switches, Walk};
+use walk::Walk;
 
 /// Zeros before the reference, so that there is always something before and behind.
 const LEAD: usize = 16;
 /// Zeros behind the target.
 const TAIL: usize = 8;
 /// Bits of the header.
-const NUMBERS: u8 = 4;
-const ECHO: u8 = 8;
+const ECHO: u8 = 4;
 
 /// How much is spent on a decision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,15 +68,15 @@ pub(super) fn encode(weight: Weight, reference: &[u8], target: &[u8]) -> Vec<u8>
     unit.bytes[unit.first..end].copy_from_slice(target);
     let texts = Texts::new(target);
     let first = unit.first;
-    let taste = |at: usize| if texts.holds(at - first) { search::TEXT } else { search::BINARY };
-    let segments = search::find_segments(&unit.bytes[..end], LEAD, unit.first, unit.dist, taste);
+    let machine = if texts.mostly() { Machine::None } else { machine_of(reference, target) };
+    let binary = if machine == Machine::Arm64 { search::ARM64 } else { search::BINARY };
+    let depth = if weight == Weight::Light { search::DEPTH_LIGHT } else { search::DEPTH_MIXED };
+    let taste = |at: usize| if texts.holds(at - first) { search::TEXT } else { binary };
+    let segments = search::find_segments(&unit.bytes[..end], LEAD, unit.first, unit.dist, depth, taste);
     unit.bytes[unit.first..end].fill(0);
 
-    let mostly_text = texts.mostly();
-    let machine = if mostly_text { Machine::None } else { machine_of(reference, target) };
-    let numbers = !mostly_text;
-    let echo = weight == Weight::Mixed || mostly_text;
-    let header = machine.number() | if numbers { NUMBERS } else { 0 } | if echo { ECHO } else { 0 };
+    let echo = weight == Weight::Mixed || machine == Machine::None;
+    let header = machine.number() | if echo { ECHO } else { 0 };
 
     let mut padded = vec![0; unit.first];
     padded.extend_from_slice(target);
@@ -98,7 +97,7 @@ pub(super) fn decode(
     target_len: usize,
 ) -> Result<Vec<u8>, &'static str> {
     let (&header, stream) = bytes.split_first().ok_or("empty")?;
-    if header & !(3 | NUMBERS | ECHO) != 0 || Machine::of_number(header & 3).is_none() {
+    if header & !(3 | ECHO) != 0 || Machine::of_number(header & 3).is_none() {
         return Err("its header has a bit that is not known");
     }
     if target_len == 0 {
@@ -130,22 +129,22 @@ fn walk<S: Side>(
     check: impl Fn(&S) -> bool,
 ) -> bool {
     let machine = Machine::of_number(header & 3).unwrap_or(Machine::None);
-    let switches = Switches { machine, numbers: header & NUMBERS != 0 };
     let (first, end) = (unit.first, unit.end());
     let size = (end - first).ilog2();
     let known_size = end.ilog2();
-    let echo =
-        (header & ECHO != 0).then(|| Echo::new((known_size - 3).clamp(12, 20), &unit.bytes[..first], LEAD));
+    let echo_max = if weight == Weight::Light { 20 } else { 21 };
+    let echo = (header & ECHO != 0)
+        .then(|| Echo::new(known_size.saturating_sub(3).clamp(12, echo_max), &unit.bytes[..first], LEAD));
     let field_bits = size.saturating_sub(7).clamp(12, 18);
     let bytes = &mut unit.bytes[..];
     match weight {
         Weight::Light => {
-            let model = Model::<6, 4, 8>::new(16, size.saturating_sub(10).clamp(8, 13));
-            Walk::new(side, bytes, first, map, switches, model, field_bits, echo).finish(check)
+            let model = Model::<6, 4, 9>::new(16, size.saturating_sub(10).clamp(8, 13));
+            Walk::new(side, bytes, first, map, machine, model, field_bits, echo).finish(check)
         }
         Weight::Mixed => {
-            let model = Model::<13, 7, 13>::new(18, size.saturating_sub(8).clamp(8, 16));
-            Walk::new(side, bytes, first, map, switches, model, field_bits, echo).finish(check)
+            let model = Model::<13, 7, 15>::new(18, size.saturating_sub(8).clamp(8, 16));
+            Walk::new(side, bytes, first, map, machine, model, field_bits, echo).finish(check)
         }
     }
 }

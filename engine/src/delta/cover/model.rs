@@ -1,6 +1,7 @@
 //! What each decision depends on. The contexts of a decision are listed the most useful first: the light model uses the
 //! first few of each list, the mixed one all. The compiler drops what is not used.
 
+use super::echo;
 use super::mix::{Counter, Decision, Lines, Mixer, hash};
 use super::range::Side;
 use super::shifts::Guesses;
@@ -29,8 +30,8 @@ pub(super) struct Scene {
     pub(super) guess: Option<(u8, u32)>,
     /// What the number's table says of the aligned word: 0 nothing, 1 to 3 a change of its first byte, 4 to 6 none.
     pub(super) table: u32,
-    /// The byte that followed the same bytes before, and how many bytes agreed.
-    pub(super) echo: Option<(u8, usize)>,
+    /// The bytes that followed the same bytes before.
+    pub(super) echo: [Option<echo::Guess>; 2],
     /// How the last addresses were guessed, 1 for at once, the last one lowest.
     pub(super) hits: u32,
     /// How the last runs went, 1 for all equal, the last one lowest.
@@ -62,19 +63,10 @@ impl Scene {
         self.guess.map_or(0, |(byte, trust)| trust.clamp(1, 3) + if byte == self.old { 0 } else { 3 })
     }
 
-    #[inline]
-    fn echo_class(&self) -> u32 {
-        match self.echo {
-            None => 0,
-            Some((_, len)) if len < 16 => 1 + len as u32 / 4,
-            Some((_, len)) => (len as u32).ilog2().min(6) + 1,
-        }
-    }
-
-    /// The same, and whether it is the old byte.
+    /// How good the echo is, and whether it is the old byte; 5 bits.
     #[inline]
     fn echo_state(&self) -> u32 {
-        self.echo_class() << 1 | u32::from(self.echo.is_some_and(|(byte, _)| byte == self.old))
+        self.echo[0].map_or(0, |echo| echo.class << 1 | u32::from(echo.byte == self.old))
     }
 
     #[inline]
@@ -105,12 +97,13 @@ impl Scene {
     }
 
     #[inline]
-    fn byte_contexts(&self) -> [u32; 9] {
+    fn byte_contexts(&self) -> [u32; 10] {
         let new = self.new_before;
         let [o1, _] = self.old_before.map(u32::from);
         let (c1, old, literal) = (new as u32 & 0xff, u32::from(self.old), self.is_literal());
         let place = self.kind << 2 | self.index;
         let guess = self.guess.map_or(0, |(byte, trust)| u32::from(byte) << 3 | trust.clamp(1, 7));
+        let echo = self.echo[0].map_or(0, |echo| u32::from(echo.byte) << 4 | echo.class);
         let word = hash((new >> 32) as u32 & 0xffff, new as u32);
         [
             hash((old << 5 | place) << 1 | literal, 1),
@@ -122,6 +115,7 @@ impl Scene {
             hash(new as u32, 7),
             word,
             hash(new as u32 & 0xff_ffff, 8 + old),
+            hash(echo << 8 | c1, 9),
         ]
     }
 }
@@ -138,7 +132,7 @@ pub(super) enum RunEnd {
 }
 
 /// How many inputs a byte's mixer has beyond its contexts.
-const BYTE_EXTRAS: usize = 4;
+const BYTE_EXTRAS: usize = 5;
 
 /// The adaptive state of one unit: `F` contexts for flags, `H` for guesses, `B` inputs for bytes.
 pub(super) struct Model<const F: usize, const H: usize, const B: usize> {
@@ -148,6 +142,7 @@ pub(super) struct Model<const F: usize, const H: usize, const B: usize> {
     bytes: Vec<Lines>,
     order0: Vec<Counter>,
     echo: Vec<Counter>,
+    other: Vec<Counter>,
     guess: Vec<Counter>,
     drift: Vec<Counter>,
     mixer: Mixer<B>,
@@ -157,6 +152,9 @@ pub(super) struct Model<const F: usize, const H: usize, const B: usize> {
 const FLAG_LIMIT: u32 = 100;
 const HIT_LIMIT: u32 = 250;
 const BYTE_LIMIT: u32 = 120;
+const LINE_LIMIT: u32 = 60;
+/// The rate at which the mixer of bytes learns.
+const BYTE_RATE: i32 = 8;
 
 impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
     /// Tables of `1 << flag_bits` counters and `1 << line_bits` lines.
@@ -165,12 +163,13 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             runs: Decision::new(12, FLAG_LIMIT, [64, 64], 3),
             flags: Decision::new(flag_bits, FLAG_LIMIT, [512, 2048], 6),
             hits: Decision::new(16, HIT_LIMIT, [256, 256], 4),
-            bytes: (0..B - BYTE_EXTRAS).map(|_| Lines::new(line_bits, BYTE_LIMIT)).collect(),
+            bytes: (0..B - BYTE_EXTRAS).map(|_| Lines::new(line_bits, LINE_LIMIT)).collect(),
             order0: vec![Counter::NEW; 64 << 8],
-            echo: vec![Counter::NEW; 1 << 6],
+            echo: vec![Counter::NEW; 1 << 5],
+            other: vec![Counter::NEW; 1 << 5],
             guess: vec![Counter::NEW; 1 << 10],
             drift: vec![Counter::NEW; 1 << 5],
-            mixer: Mixer::new([64 * 16, 1024], 4),
+            mixer: Mixer::new([64 * 16, 1024], BYTE_RATE),
         }
     }
 
@@ -251,13 +250,14 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
         let contexts = scene.byte_contexts();
         let place = (scene.kind << 2 | scene.index) << 1 | scene.is_literal();
         let drift = (scene.new_before as u8).wrapping_sub(scene.old_before[0]).wrapping_add(scene.old);
-        let echo_class = scene.echo_class();
         let mut lines = [0; B];
-        let mut node = 1u32;
+        let (mut node, mut known) = (1u32, 0);
         for bit in (0..8).rev() {
             if bit == 7 || bit == 3 {
-                for (line, context) in lines.iter_mut().zip(contexts) {
-                    *line = hash(context, if bit == 7 { 0 } else { node });
+                known = 0;
+                for ((line, lines_of), context) in lines.iter_mut().zip(&mut self.bytes).zip(contexts) {
+                    *line = lines_of.line(hash(context, if bit == 7 { 0 } else { node }));
+                    known += usize::from(lines_of.get(*line, 1).is_known());
                 }
             }
             // The part of the node inside its nibble.
@@ -266,7 +266,9 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             let expect = |guess: u8| {
                 ((u32::from(guess) | 256) >> (bit + 1) == node).then_some(u32::from(guess) >> bit & 1)
             };
-            let echo = scene.echo.and_then(|(byte, _)| expect(byte)).map_or(0, |to| echo_class << 1 | to);
+            let [echo, other] = scene
+                .echo
+                .map(|echo| echo.and_then(|echo| Some(echo.class << 1 | expect(echo.byte)?)).unwrap_or(0));
             let guess = scene.guess.and_then(|(byte, trust)| Some((expect(byte)?, trust)));
             let guess =
                 guess.map_or(0, |(to, trust)| ((trust.clamp(1, 7) << 5 | place >> 1) << 1 | to) & 1023);
@@ -275,12 +277,13 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             let extras = [
                 (&mut self.order0, order0),
                 (&mut self.echo, echo),
+                (&mut self.other, other),
                 (&mut self.guess, guess),
                 (&mut self.drift, drift),
             ];
             let mut inputs = [0; B];
             for ((input, lines_of), line) in inputs.iter_mut().zip(&self.bytes).zip(lines) {
-                *input = lines_of.predict(line, nibble);
+                *input = lines_of.get(line, nibble).stretched();
             }
             for (input, (table, at)) in inputs[B - BYTE_EXTRAS..].iter_mut().zip(&extras) {
                 *input = table[*at as usize & (table.len() - 1)].stretched();
@@ -288,7 +291,7 @@ impl<const F: usize, const H: usize, const B: usize> Model<F, H, B> {
             let still = u32::from(expect(scene.old).is_some());
             let rows = [
                 (place << 4 | bit << 1 | still) as usize,
-                ((echo.min(15) << 1 | u32::from(guess > 0)) << 3 | drift.min(7)) as usize,
+                ((echo << 1 | u32::from(guess > 0)) << 4) as usize | known,
             ];
             let told = self.mixer.code(side, &inputs, rows, truth >> bit & 1 == 1);
             for (lines_of, line) in self.bytes.iter_mut().zip(lines) {

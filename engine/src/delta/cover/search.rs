@@ -21,14 +21,18 @@ pub(super) struct Taste {
     pub(super) byte_bits: u32,
     /// Bits that must be saved beyond the price of the segment.
     pub(super) margin: u32,
-    /// Candidates looked at.
-    pub(super) depth: u32,
 }
 
 /// Machine code and tables: short matches put addresses in phase.
-pub(super) const BINARY: Taste = Taste { len_min: 9, byte_bits: 8, margin: 12, depth: 24 };
+pub(super) const BINARY: Taste = Taste { len_min: 10, byte_bits: 8, margin: 16 };
+/// The same, where instructions are four bytes.
+pub(super) const ARM64: Taste = Taste { len_min: 9, byte_bits: 8, margin: 12 };
 /// Text: what is not covered is cheap for the model of bytes.
-pub(super) const TEXT: Taste = Taste { len_min: 24, byte_bits: 3, margin: 20, depth: 24 };
+pub(super) const TEXT: Taste = Taste { len_min: 32, byte_bits: 2, margin: 20 };
+
+/// How many candidates of a chain are looked at.
+pub(super) const DEPTH_LIGHT: u32 = 16;
+pub(super) const DEPTH_MIXED: u32 = 24;
 
 struct Index {
     heads: Vec<u32>,
@@ -126,6 +130,7 @@ struct Search<'a> {
     index: Index,
     dist: u32,
     recent: [u32; RECENT],
+    depth: u32,
 }
 
 impl Search<'_> {
@@ -167,7 +172,7 @@ impl Search<'_> {
         }
         if let Some(key) = eight(bytes, at) {
             let mut from = self.index.heads[slot(key, self.index.heads.len().ilog2())] as usize;
-            for _ in 0..taste.depth {
+            for _ in 0..self.depth {
                 if from < lowest {
                     break;
                 }
@@ -185,9 +190,10 @@ pub(super) fn find_segments(
     lowest: usize,
     first: usize,
     dist: u32,
+    depth: u32,
     taste: impl Fn(usize) -> Taste,
 ) -> Vec<Segment> {
-    let mut search = Search { bytes, index: Index::new(bytes.len()), dist, recent: [dist; RECENT] };
+    let mut search = Search { bytes, index: Index::new(bytes.len()), dist, recent: [dist; RECENT], depth };
     for at in lowest..first {
         search.index.insert(bytes, at);
     }

@@ -23,6 +23,8 @@ const RUN_MIN: usize = 16;
 const RUN_MAX: usize = 1 << 16;
 /// Where more of the last sixteen bytes mismatch, old bytes say nothing of addresses.
 const DENSITY_MAX: u32 = 11;
+/// Where more of them mismatch, there are no numbers in text either.
+const TEXT_DENSITY_MAX: u32 = 7;
 /// The kind of a number's field.
 const NUMBER: u32 = 4;
 
@@ -42,26 +44,20 @@ struct Field {
     best: Guess,
 }
 
-/// What the header of a unit switches on.
-#[derive(Clone, Copy)]
-pub(super) struct Switches {
-    pub(super) machine: Machine,
-    pub(super) numbers: bool,
-}
-
 /// The state of a walk.
 pub(super) struct Walk<'a, S, const F: usize, const H: usize, const B: usize> {
     side: &'a mut S,
     bytes: &'a mut [u8],
     at: usize,
     map: &'a CoverMap,
-    switches: Switches,
+    machine: Machine,
     model: Model<F, H, B>,
     targets: Targets,
     changes: Changes,
     echo: Option<Echo>,
     scene: Scene,
     field: Option<Field>,
+    numbers_density: u32,
     calm: bool,
     run: usize,
     // Targets of the addresses within a run that nothing was known of.
@@ -75,12 +71,13 @@ fn word(bytes: &[u8], at: usize) -> u32 {
 
 impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F, H, B> {
     /// A walk over `bytes` from `first` on, which must be zero there.
+    #[expect(clippy::too_many_arguments, reason = "the parts of a walk, each used once")]
     pub(super) fn new(
         side: &'a mut S,
         bytes: &'a mut [u8],
         first: usize,
         map: &'a CoverMap,
-        switches: Switches,
+        machine: Machine,
         model: Model<F, H, B>,
         field_bits: u32,
         echo: Option<Echo>,
@@ -90,13 +87,14 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
             bytes,
             at: first,
             map,
-            switches,
+            machine,
             model,
             targets: Targets::new(field_bits),
             changes: Changes::new(field_bits),
             echo,
             scene: Scene::default(),
             field: None,
+            numbers_density: if machine == Machine::None { TEXT_DENSITY_MAX } else { u32::MAX },
             calm: true,
             run: RUN_FIRST,
             fresh: Vec::new(),
@@ -133,7 +131,7 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
     #[inline]
     fn site(&self, old: usize) -> Option<Site> {
         let around = self.bytes.get(old - BEFORE_LEN..)?.first_chunk()?;
-        self.switches.machine.site(around, old as u32)
+        self.machine.site(around, old as u32)
     }
 
     /// How many of the next `most` bytes lie before an address that is going to change, and whether one ends them.
@@ -142,15 +140,13 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
         let first = self.at - dist;
         let Some(old) = self.bytes.get(first - BEFORE_LEN..first + most + 3) else { return (most, false) };
         let mut at = 0;
-        while let Some(by) = old.get(at..).and_then(|rest| self.switches.machine.next_site(rest)) {
+        while let Some(by) = old.get(at..).and_then(|rest| self.machine.next_site(rest)) {
             at += by;
             if at >= most || self.at + at + 4 > end {
                 break;
             }
             let around = old.get(at..).and_then(|rest| rest.first_chunk());
-            let Some(site) =
-                around.and_then(|around| self.switches.machine.site(around, (first + at) as u32))
-            else {
+            let Some(site) = around.and_then(|around| self.machine.site(around, (first + at) as u32)) else {
                 at += 1;
                 continue;
             };
@@ -230,7 +226,7 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
         self.bytes[self.at] = byte;
         self.at += 1;
         if let Some(echo) = &mut self.echo {
-            echo.follow(self.bytes, self.at);
+            echo.follow(self.bytes, self.at, self.scene.density() > 0);
         }
     }
 
@@ -261,31 +257,29 @@ impl<'a, S: Side, const F: usize, const H: usize, const B: usize> Walk<'a, S, F,
                     scene.guess = Some(((near >> (8 * index)) as u8, field.best.trust));
                 }
             }
-            None if self.switches.numbers => {
+            None => {
                 if let Some((by, trust)) = self.changes.of(scene.old_word) {
                     scene.table = trust.clamp(1, 3) + if by & 0xff == 0 { 3 } else { 0 };
                 }
             }
-            None => {}
         }
-        scene.echo = self.echo.as_mut().and_then(|echo| echo.guess(self.bytes, self.at));
+        scene.echo = self.echo.as_mut().map_or([None; 2], |echo| echo.guesses(self.bytes, self.at));
     }
 
     /// Settles one byte, or a field that begins here.
     fn step(&mut self, dist: usize, end: usize) {
         let has_room = end - self.at >= 4;
-        if self.field.is_none() && has_room && self.scene.density() <= DENSITY_MAX {
-            if let Some(site) = self.site(self.at - dist) {
-                self.address(site, dist);
-                return;
-            }
+        let may_begin = self.field.is_none() && has_room && self.scene.density() <= DENSITY_MAX;
+        if let Some(site) = may_begin.then(|| self.site(self.at - dist)).flatten() {
+            self.address(site, dist);
+            return;
         }
         self.look(dist);
         let old = self.scene.old;
         let truth = self.side.byte(self.at);
         let differs = self.scene.must == 1 || self.model.flag(self.side, &self.scene, truth != old);
         if differs {
-            let number = self.field.is_none() && self.switches.numbers && has_room;
+            let number = self.field.is_none() && has_room && self.scene.density() <= self.numbers_density;
             if number && self.number() {
                 return;
             }
