@@ -54,7 +54,7 @@ impl Codec {
 /// that `profile` can pay for.
 ///
 /// The same bytes always give the same delta, within one release. Memory beside the arguments: for `Fast` some
-/// megabytes; otherwise five bytes for each of reference and target, and up to 64 MiB.
+/// megabytes; otherwise five bytes for each of reference and target, and up to 100 MiB.
 pub fn encode(profile: Profile, reference: &[u8], target: &[u8]) -> Result<Vec<u8>> {
     bounded(reference.len(), target.len(), "an encoder")?;
     if target.is_empty() {
@@ -121,7 +121,7 @@ pub fn encode_with(codec: Codec, reference: &[u8], target: &[u8]) -> Result<Vec<
 /// Decodes the delta of a target of `target_len` bytes, from `place`.
 ///
 /// Bytes that no encoder wrote, or another reference, give an error or other bytes of that length; never more memory than
-/// reference, target and 64 MiB, nor more time than the target's length allows. Who calls compares hashes.
+/// reference, target and 100 MiB, nor more time than the target's length allows. Who calls compares hashes.
 pub fn decode(delta: &[u8], reference: &[u8], target_len: usize, place: &str) -> Result<Vec<u8>> {
     bounded(reference.len(), target_len, place)?;
     let malformed =

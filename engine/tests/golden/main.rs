@@ -37,6 +37,10 @@ const MEANINGS: &[(&str, &str)] = &[
         "update stream with those edits; for reading only, as its edits are compressed",
     ),
     ("formats/v1/update-unit.bin", "unit of that stream"),
+    (
+        "formats/v1/update-delta.bin",
+        "unit of the same update told as a delta; for reading only, as it is compressed",
+    ),
     ("formats/v1/frame-stored.bin", "frame of a chunk, plain"),
     ("formats/v1/frame-zstd.bin", "frame of a chunk, compressed; for decoding only"),
     ("formats/v1/delta-stored.bin", "delta of the specimen in `engine/tests/delta.rs`, stored"),

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use floe::content::{Compression, CutParams, Frame};
+use floe::delta::Profile;
 use floe::store::{MemStore, Name, NameRecord, NewChunk, RocksOptions, RocksStore, Store, UpdateAsk};
 use floe::sync::stream::{self, UpdateReader};
 use floe::sync::{PublishOptions, SyncOptions, Target, publish, sync};
@@ -283,12 +284,12 @@ fn edits() -> Vec<u8> {
     make_edits(Some(&open(base)), &open(version)).expect("in memory").expect("within the limits").bytes
 }
 
-fn update() -> Vec<u8> {
+fn update(profile: Option<Profile>) -> Vec<u8> {
     let (store, base, want) = edited();
     let mut bytes = Vec::new();
     let made = stream::make(
         &store,
-        &UpdateAsk { have: Some(base), want, from_unit: 0, from_byte: 0, profile: None },
+        &UpdateAsk { have: Some(base), want, from_unit: 0, from_byte: 0, profile },
         &mut |piece| {
             bytes.extend(piece);
             Ok(())
@@ -298,9 +299,9 @@ fn update() -> Vec<u8> {
     bytes
 }
 
-fn unit() -> Vec<u8> {
-    let (bytes, (_, have, want)) = (update(), edited());
-    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile: None };
+fn unit(profile: Option<Profile>) -> Vec<u8> {
+    let (bytes, (_, have, want)) = (update(profile), edited());
+    let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile };
     let mut reader = UpdateReader::open(&bytes[..], &ask, "memory").expect("own bytes");
     reader.next_unit().expect("own bytes").expect("a unit").bytes().to_vec()
 }
@@ -322,7 +323,7 @@ pub fn records() -> Vec<(&'static str, Vec<u8>)> {
         ("location.bin", [&[0, 0, 1, 2, 3, 4, 5, 6][..], &[0, 1, 2, 3], &[0, 0, 0, 9]].concat()),
         ("fingerprint-table.bin", fs::read(dir.path().join("table")).expect("read")),
         ("edits.bin", edits()),
-        ("update-unit.bin", unit()),
+        ("update-unit.bin", unit(None)),
         ("FORMAT-replica", b"floe replica 1\n".to_vec()),
         ("FORMAT-store", b"floe store 1\n".to_vec()),
     ];
@@ -351,7 +352,8 @@ pub fn all(dir: &Path) {
     }
     let plain = text(40);
     put("formats/v1/frame-stored.bin", Frame::encode(&plain, Compression::None).as_bytes());
-    put("formats/v1/update.bin", &update());
+    put("formats/v1/update.bin", &update(None));
+    put("formats/v1/update-delta.bin", &unit(Some(Profile::Fast)));
     put("formats/v1/frame-zstd.bin", Frame::encode(&plain, Compression::Zstd(3)).as_bytes());
 
     let [first, second] = trees();

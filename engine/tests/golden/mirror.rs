@@ -17,10 +17,12 @@ pub type InnerEntries = (u8, Vec<(String, Hash, u64)>);
 pub type Chunks = Vec<Chunk>;
 pub type InnerChunks = (u8, Vec<(Hash, u64, u64)>);
 pub type Name = (Hash, u64, u64);
-/// Base and target, the edits' length plain and sent and their hash, units, first unit.
-pub type UpdateHeader = (Option<Hash>, Hash, u64, u64, Hash, u64, u64, u64);
+/// Base and target, the edits' length plain and sent and their hash, units, first unit, and the plan of deltas.
+pub type UpdateHeader = (Option<Hash>, Hash, u64, u64, Hash, u64, u64, u64, Option<Hash>);
 /// Number, lengths of chunks and frames, frames.
 pub type UpdateUnit = (u64, Vec<(u32, u32)>, Vec<u8>);
+/// Number, runs of chunks, their lengths, reference (only stretches of old files), hash of the content, delta.
+pub type UpdateDelta = (u64, Vec<(u64, u64)>, Vec<u32>, Vec<(u32, u64, u64, u64)>, Hash, Vec<u8>);
 pub type UpdateEnd = (Hash, u64);
 pub type State = (Hash, Option<String>, Vec<String>, u64, u64);
 pub type Table = (Hash, Hash, i128, Vec<u8>, Vec<Row>);

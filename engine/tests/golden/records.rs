@@ -256,8 +256,9 @@ fn updates() {
 
     let bytes = record("update.bin");
     let (header, rest) = bytes.split_at(48 + usize::from(bytes[8]));
-    let (have, want, len, zlen, hash, units, from_unit, from_byte): mirror::UpdateHeader =
+    let (have, want, len, zlen, hash, units, from_unit, from_byte, plan): mirror::UpdateHeader =
         Words::filed(header, 0x14).only();
+    assert_eq!(plan, None);
     assert_eq!((have, want), (Some(*ids[0].as_bytes()), *ids[1].as_bytes()));
     assert_eq!((len, hash), (edits.len() as u64, *blake3::hash(&edits).as_bytes()));
     assert_eq!((units, from_unit, from_byte), (1, 0, 0));
@@ -271,6 +272,14 @@ fn updates() {
     assert_eq!((index, lens), (0, vec![(100, 101); 3]));
     let frame = |n: u8| [&[0][..], &[n; 100]].concat();
     assert_eq!(frames, [102, 100, 101].map(frame).concat());
+
+    let (index, runs, lens, reference, hash, delta): mirror::UpdateDelta =
+        Words::filed(&record("update-delta.bin"), 0x17).only();
+    assert_eq!((index, runs, lens), (0, vec![(0, 3)], vec![100; 3]));
+    assert_eq!(reference, [], "the base's chunks are not there");
+    let content = [102, 100, 101].map(|n: u8| [n; 100]).concat();
+    assert_eq!(hash, *blake3::hash(&content).as_bytes());
+    assert_eq!(floe::delta::decode(&delta, &[], 300, "testdata").expect("decodes"), content);
 
     let (store, base, target) = make::edited();
     assert_eq!([base, target], ids);

@@ -33,7 +33,18 @@ impl Deltas {
         if bytes(&edits.new) + orphaned > PLANNED_BYTES_MAX || paths > EDITS_LEN_MAX / 2 {
             return Ok(None);
         }
-        let plan = plan_units(source, edits, SIZES)?;
+        let planned = match plan_units(source, edits, SIZES) {
+            // Whatever is wrong with the base, the new chunks can be told without it.
+            Err(Error::Damaged { .. }) => {
+                edits.orphans.clear();
+                plan_units(source, edits, SIZES)
+            }
+            planned => planned,
+        };
+        let plan = match planned {
+            Err(Error::Damaged { .. }) => return Ok(None),
+            planned => planned?,
+        };
         if plan.iter().any(|unit| unit.reference.len() > STRETCHES_MAX) {
             return Ok(None);
         }
