@@ -196,11 +196,11 @@ pub struct SyncWhat {
 pub enum Deltas {
     /// As the server holds them
     None,
-    /// With zstd against old content: the server needs about a second for each 100 MB
+    /// With zstd against old content, in seconds for 100 MB
     Fast,
-    /// A third of that, at some 5 MB/s for each core of the server
+    /// Smaller, at some 5 MB/s
     Small,
-    /// Smaller again, at some 2 MB/s
+    /// Smaller again, at some 3 MB/s
     Smallest,
 }
 

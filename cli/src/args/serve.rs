@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Subcommand, ValueEnum};
 use floe::serve::Role;
 
+use super::Deltas;
 use super::reach::{duration, size};
 
 /// Serve a store to other machines, over http or https
@@ -102,6 +103,9 @@ pub struct Limits {
     /// Memory for updates that were worked out, which all who ask for the same share
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = size)]
     pub max_update_memory: u64,
+    /// The costliest deltas that are made for clients that ask for deltas
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Deltas::Smallest)]
+    pub deltas: Deltas,
     /// Listings of everything in the store at once, as prune and verify ask for; more wait as updates do
     #[arg(long, value_name = "N", default_value = "16")]
     pub max_listings: NonZeroUsize,

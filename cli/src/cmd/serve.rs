@@ -93,6 +93,7 @@ fn options(args: &Serve, dir: &Path) -> Result<ServeOptions> {
             streams_per_client: limits.max_client_streams.get(),
             updates: limits.max_updates.get(),
             updates_bytes_max: limits.max_update_memory,
+            deltas: limits.deltas.profile(),
             listings: limits.max_listings.get(),
             in_flight_bytes_max: limits.max_in_flight,
             bodies_bytes_max: limits.max_bodies,

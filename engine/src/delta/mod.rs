@@ -29,7 +29,7 @@ pub enum Codec {
 const CODECS: [Codec; 5] = [Codec::Stored, Codec::Zstd, Codec::Prefix, Codec::CoverLight, Codec::CoverMixed];
 
 /// How much time a delta may cost for its size, on both sides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Profile {
     /// At once: zstd with the reference.
     Fast,

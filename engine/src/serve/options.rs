@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::delta::Profile;
+
 /// How a store is served.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
@@ -93,6 +95,10 @@ pub struct ServeLimits {
     /// Bytes of updates that were worked out: how trees differ, and which chunks are new. They are kept for others who
     /// ask for the same, and for who comes back for the rest. Default: 64 MiB.
     pub updates_bytes_max: u64,
+    /// The costliest deltas that are made for who asks for deltas; `None` is none at all, so that new chunks are sent as the
+    /// store holds them. One takes 32 MiB of `in_flight_bytes_max` while it is made, and up to 300 MiB beside. Default:
+    /// `Smallest`.
+    pub deltas: Option<Profile>,
     /// Listings of everything in the store at once, each with a thread of its own. More wait in line for
     /// `stall_timeout`, then get 503. Default: 16.
     pub listings: usize,
@@ -130,6 +136,7 @@ impl Default for ServeLimits {
             streams_per_client: 256,
             updates: 4,
             updates_bytes_max: 64 << 20,
+            deltas: Some(Profile::Smallest),
             listings: 16,
             in_flight_bytes_max: 64 << 20,
             bodies_bytes_max: 64 << 20,

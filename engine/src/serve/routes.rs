@@ -316,7 +316,8 @@ async fn update(ask: Ask) -> Answer {
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let profile = update.profile.as_deref().and_then(profile_of).filter(|_| have.is_some());
+    let asked = update.profile.as_deref().and_then(profile_of).filter(|_| have.is_some());
+    let profile = asked.zip(site.options.limits.deltas).map(|(asked, most)| asked.min(most));
     let plan = site.plans.get(&site, client, (have, want, profile)).await?.ok_or_else(none)?;
     stream::update(&site, client, plan, (update.from_unit, update.from_byte)).await
 }

@@ -242,3 +242,43 @@ fn a_rehash_has_the_server_read_what_it_has() {
     let found = verify_store(here, &VerifyOptions::default(), &floe::Silent).expect("verifies");
     assert_eq!(found.damage, []);
 }
+
+// A client gets what it asks for, as far as the server goes; and the same tree in any case.
+#[test]
+fn deltas_are_made_as_far_as_the_server_allows() {
+    use floe::delta::Profile;
+    use floe::sync::{PublishOptions, SyncOptions, Target, publish, sync};
+    let (source, store) = (tempfile::tempdir().expect("a directory"), empty());
+    // Text, so that the profiles differ.
+    let line =
+        |n: usize, more: usize| format!("{{\"id\": {}, \"at\": {}}}\n", n * 7 + more, n * n % 9973 + more);
+    let name = |label: usize| Name::parse(&format!("game@{label}")).expect("a name");
+    for label in [0, 1] {
+        let text: String = (0..30_000).map(|n| line(n, label)).collect();
+        std::fs::write(source.path().join("text"), text).expect("written");
+        publish(source.path(), shared(&store), &name(label), &PublishOptions::default(), &floe::Silent)
+            .expect("publishes");
+    }
+    let mut came = Vec::new();
+    for (allowed, asked) in [
+        (Some(Profile::Smallest), None),
+        (None, Some(Profile::Smallest)),
+        (Some(Profile::Fast), Some(Profile::Smallest)),
+        (Some(Profile::Smallest), Some(Profile::Fast)),
+        (Some(Profile::Smallest), Some(Profile::Smallest)),
+    ] {
+        let running = serve(store.clone(), with_limits(|limits| limits.deltas = allowed));
+        let remote = remote(&running, "http", RemoteOptions::default());
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = SyncOptions { deltas: asked, ..SyncOptions::default() };
+        let bring = |label| {
+            sync(&remote, &Target::Name(name(label)), dir.path(), &options, &floe::Silent).expect("syncs")
+        };
+        bring(0);
+        came.push(bring(1).bytes_fetched);
+        let (got, want) = (dir.path().join("text"), source.path().join("text"));
+        assert_eq!(std::fs::read(got).expect("read"), std::fs::read(want).expect("read"));
+    }
+    assert_eq!((came[0], came[2]), (came[1], came[3]));
+    assert!(came[4] < came[3] && came[3] < came[0], "{came:?}");
+}

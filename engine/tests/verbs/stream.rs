@@ -435,7 +435,7 @@ fn a_source_that_makes_bad_updates_well_is_found_out() {
         let packed = zstd::bulk::compress(edits, 19).expect("compressed");
         let ids = [&[1][..], have.as_bytes(), want.as_bytes()].concat();
         let lens = [varint(claimed), varint(packed.len() as u64), hash.to_vec()].concat();
-        [record(0x14, &[ids, lens, varint(units), varint(0), varint(0)].concat()), packed].concat()
+        [record(0x14, &[ids, lens, varint(units), varint(0), varint(0), vec![0]].concat()), packed].concat()
     };
     let usual = head(&edits, edits.len() as u64, header.edits_hash, header.units);
     assert_eq!(usual[..48 + 20], bench.stream[..48 + 20], "made as the real one is");
