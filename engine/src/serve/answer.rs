@@ -8,6 +8,8 @@ use serde::Serialize;
 use crate::error::{Error, ErrorClass};
 use crate::store::wire::{BINARY, Refusal, class_word};
 
+use super::routes::PLACE;
+
 pub(super) type Answer = Result<Response<Body>, Refused>;
 
 /// Why a request is not carried out, as its client is told.
@@ -141,7 +143,15 @@ impl From<Error> for Refused {
             Error::Usage { what, reason } => (StatusCode::BAD_REQUEST, (what, reason)),
             Error::Denied { what, reason, .. } => (StatusCode::FORBIDDEN, (what, reason)),
             Error::Conflict { what, reason, .. } => (StatusCode::CONFLICT, (what, reason)),
-            Error::Damaged { what, reason, .. } => (StatusCode::UNPROCESSABLE_ENTITY, (what, reason)),
+            Error::Damaged { what, place, reason } if place == PLACE => {
+                (StatusCode::UNPROCESSABLE_ENTITY, (what, reason))
+            }
+            // What is here is damaged, not what came.
+            Error::Damaged { what, reason, .. } => {
+                let words = matches!(what.as_str(), "database" | "list of names");
+                let reason = if words { "it cannot be read".to_owned() } else { reason };
+                (StatusCode::INTERNAL_SERVER_ERROR, (what, reason))
+            }
             Error::Malformed { kind, reason, .. } => {
                 (StatusCode::UNPROCESSABLE_ENTITY, (kind.to_owned(), reason))
             }
@@ -323,5 +333,18 @@ mod tests {
         let refused = Refused::from(error);
         assert!(!format!("{:?}", refused.refusal).contains("secret"));
         assert!(refused.unseen.cause.is_some_and(|cause| cause.contains("1.sst")));
+        let damaged = |what: &str, place: &str, reason: &str| {
+            let (what, place, reason) = (what.to_owned(), place.to_owned(), reason.to_owned());
+            Refused::from(Error::Damaged { what, place, reason })
+        };
+        for (what, place, reason, status, told) in [
+            ("database", "store `/srv/secret`", "block in /srv/secret/1.sst", 500, "it cannot be read"),
+            ("chunk 12", "store `/srv/secret`", "it is missing", 500, "it is missing"),
+            ("chunk 12", PLACE, "other bytes", 422, "other bytes"),
+        ] {
+            let refused = damaged(what, place, reason);
+            assert_eq!((refused.status.as_u16(), &*refused.refusal.what), (status, what), "{reason}");
+            assert_eq!((&*refused.refusal.class, &*refused.refusal.reason), ("damaged", told));
+        }
     }
 }

@@ -98,12 +98,10 @@ impl Plans {
         let patience = site.options.limits.stall_timeout;
         let place = timeout(patience, self.making.take(client, 1)).await.map_err(busy)?;
         let job = move |store: &dyn Store| {
-            let made = Update::prepare(store, pair.0, pair.1, pair.2);
-            // With the job, not with whoever waits for it.
-            drop(place);
-            made
+            // With the job, not with whoever waits for it; and then with what was made, until that has its share.
+            Ok((Update::prepare(store, pair.0, pair.1, pair.2)?, place))
         };
-        let made = site.bridge.aside(job).await.map_err(|error| Some(error.into()))?;
+        let (made, _place) = site.bridge.aside(job).await.map_err(|error| Some(error.into()))?;
         let update = made.ok_or(None)?;
         let len = update.held_bytes().max(LEN_MIN);
         let until = Instant::now() + patience;

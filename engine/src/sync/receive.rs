@@ -169,9 +169,13 @@ impl Update<'_> {
                 return Ok(());
             }
             let from = received.as_ref().map_or(0, |received| received.next);
-            let kept = match received.as_ref().map(|received| received.arrivals.tail(received.end)) {
-                Some(Ok(kept)) => kept,
-                _ => Vec::new(),
+            let kept = match &received {
+                Some(here) => match here.arrivals.tail(here.end) {
+                    Ok(kept) => kept,
+                    // What comes whole must not stand behind it.
+                    Err(_) => here.drop_partial(replica).map(|()| Vec::new())?,
+                },
+                None => Vec::new(),
             };
             let from_byte = kept.len() as u64;
             let ask = self.ask(from, from_byte);

@@ -107,6 +107,11 @@ pub(super) fn failed(place: &str, action: &'static str, error: ureq::Error) -> F
     }
 }
 
+/// Where that is damaged which the other side did not get as it was here.
+pub(super) fn sent_to(place: &str) -> String {
+    format!("what was sent to {place}")
+}
+
 fn distrust(wrong: &CertificateError) -> String {
     match wrong {
         CertificateError::UnknownIssuer => "its issuer is unknown here".into(),
@@ -201,6 +206,9 @@ pub(super) fn refused(place: &str, ask: &Ask<'_>, head: &Parts, words: &[u8]) ->
             Error::Conflict { what, place, reason }
         }
         (_, Some(ErrorClass::Usage)) => Error::Usage { what, reason: format!("{place}: {reason}") },
+        (StatusCode::UNPROCESSABLE_ENTITY, Some(ErrorClass::Damaged)) => {
+            Error::Damaged { what, place: sent_to(&place), reason }
+        }
         (_, Some(ErrorClass::Damaged)) => Error::Damaged { what, place, reason },
         (_, Some(ErrorClass::NoSpace)) => {
             let source = io::Error::new(io::ErrorKind::StorageFull, format!("{what}: {reason}"));

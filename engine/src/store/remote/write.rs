@@ -5,7 +5,7 @@ use std::cell::Cell;
 use ureq::http::Method;
 
 use super::RemoteStore;
-use super::fault::Failure;
+use super::fault::{Failure, sent_to};
 use super::origin::{Answer, Ask, JSON};
 use super::read::{name_path, optional};
 use crate::error::{Error, Result};
@@ -33,12 +33,11 @@ impl RemoteStore {
     // What arrives damaged was damaged on the way, because it was whole here: it is sent again.
     fn post_pack(&self, path: &str, pack: &[u8]) -> Result<()> {
         let post = || self.first.ask(&Ask { accept: None, slow: true, ..Ask::post(path, pack) }, done);
-        let mut sent = 1;
+        let (mut sent, arrived) = (1, sent_to(self.first.place()));
         loop {
             match post() {
-                Err(Error::Damaged { .. }) if sent < SENT_MAX => sent += 1,
-                Err(Error::Damaged { what, reason, .. }) => {
-                    let place = format!("what was sent to {}", self.first.place());
+                Err(Error::Damaged { place, .. }) if place == arrived && sent < SENT_MAX => sent += 1,
+                Err(Error::Damaged { what, place, reason }) if place == arrived => {
                     let reason = format!("it arrived so {SENT_MAX} times ({reason})");
                     return Err(Error::Damaged { what, place, reason });
                 }

@@ -179,6 +179,26 @@ fn what_comes_or_arrives_damaged_is_sent_again_a_few_times() {
     }
 }
 
+#[test]
+fn what_is_damaged_over_there_is_not_what_was_sent() {
+    let (asked, chunks) = (Arc::new(AtomicUsize::new(0)), [chunk(1, 500)]);
+    let counted = Arc::clone(&asked);
+    let honest_store = Arc::<MemStore>::default();
+    let peer = Peer::start(move |heard| {
+        if heard.path == path::CHUNKS {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let told = refusal("500 Internal", ErrorClass::Damaged, "database", "it cannot be read");
+            return Reply(told, Then::Keep);
+        }
+        Reply(honest(&honest_store, heard), Then::Keep)
+    });
+    let remote = open(&peer.url(), patient(1));
+    remote.put_chunks(&chunks).expect("gathered");
+    let told = remote.flush().expect_err("damaged").to_string();
+    assert_eq!(told, format!("database in store `{}` is damaged: it cannot be read", peer.url()));
+    assert_eq!(asked.load(Ordering::Relaxed), 1);
+}
+
 // A server that answers at the head of a request and closes, while the body is still on its way.
 fn hasty(answer: &'static str) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
