@@ -213,12 +213,12 @@ fn tell(found: &Verified, kind: Kind<'_>, old_database: Option<&'static str>, ou
     };
     let mut table = vec![("verified", checked), ("result", result)];
     match old_database {
-        Some("kept") => {
-            table.push(("old database", "kept as db-damaged/ until a repair ends well".to_owned()))
-        }
-        Some(_) => {
-            table.push(("old database", "removed, with what no name needs and could not be read".to_owned()))
-        }
+        Some("kept") => table
+            .push(("database", "the damaged one is kept as db-damaged/ until a repair ends well".to_owned())),
+        Some(_) => table.push((
+            "database",
+            "the damaged one is removed, with what no name needs and could not be read".to_owned(),
+        )),
         None => {}
     }
     table.push(("time", elapsed(output.elapsed())));

@@ -282,3 +282,30 @@ fn deltas_are_made_as_far_as_the_server_allows() {
     assert_eq!((came[0], came[2]), (came[1], came[3]));
     assert!(came[4] < came[3] && came[3] < came[0], "{came:?}");
 }
+
+// A publish that was stopped goes on, even if the server was stopped too.
+#[cfg(feature = "rocks")]
+#[test]
+fn what_came_before_an_orderly_end_is_kept() {
+    use floe::store::{RocksOptions, RocksStore, Source};
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = RocksOptions { create: true, ..RocksOptions::default() };
+    for (count, len) in [(3, 50), (40, 200_000)] {
+        let chunks: Vec<_> = (0..count).map(|n| chunk(n, len)).collect();
+        let ids: Vec<_> = chunks.iter().map(|new| new.chunk.id).collect();
+        let lacks = |lacking: bool| {
+            let store = RocksStore::open(dir.path(), &options).expect("opens");
+            let running = serve(std::sync::Arc::new(store), quick());
+            let remote = remote(&running, "http", RemoteOptions::default());
+            assert_eq!(remote.lacks_chunks(&ids).expect("told"), vec![lacking; ids.len()]);
+            if lacking {
+                remote.put_chunks(&chunks).expect("put");
+                // Asking for the lengths sends what waits; nothing is flushed.
+                remote.frame_lens(&ids).expect("told");
+            }
+            running.stop(Duration::ZERO);
+        };
+        lacks(true);
+        lacks(false);
+    }
+}

@@ -407,9 +407,12 @@ impl Writer {
         })
     }
 
-    /// Moves names from the log into a table, and saves the entries of durable frames: a publish that was stopped
-    /// finds its chunks again.
+    /// Moves names from the log into a table, and makes the frames taken so far durable with their entries: a publish
+    /// that was stopped finds its chunks again.
     pub fn close(&mut self, base: &Base) -> Result<()> {
+        if self.broken.is_none() {
+            self.seal(base)?;
+        }
         if self.names_dirty && self.broken.is_none() {
             base.flush(META)?;
         }
