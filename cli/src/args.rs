@@ -134,6 +134,9 @@ DIR is created if it does not exist. floe keeps its own state in DIR/.floe.")]
 pub struct Sync {
     #[command(flatten)]
     pub what: SyncWhat,
+    /// How a server may send what is new: as chunks, or as deltas against the version in DIR, which are smaller and take it more time
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = Deltas::None)]
+    pub deltas: Deltas,
     /// Exit with 3 if DIR already was that version
     #[arg(long)]
     pub exit_unchanged: bool,
@@ -186,9 +189,6 @@ pub struct SyncWhat {
     /// Read every file in DIR, even those that look unchanged
     #[arg(long)]
     pub rehash: bool,
-    /// How a server may send what is new: as chunks, or as deltas against the version in DIR, which are smaller and take it more time
-    #[arg(long, value_name = "HOW", value_enum, default_value_t = Deltas::None)]
-    pub deltas: Deltas,
 }
 
 /// How new chunks are told.

@@ -57,7 +57,7 @@ impl Settings {
             overwrite: what.overwrite,
             protect: what.protect.clone(),
             rehash: what.rehash,
-            deltas: what.deltas.profile(),
+            deltas: None,
             threads: self.threads,
             in_flight_bytes_max: limits::IN_FLIGHT_BYTES_MAX,
             faults: Faults::default(),

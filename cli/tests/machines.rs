@@ -7,7 +7,7 @@ use crate::bad_input::corrupt;
 use crate::support::{Place, Server, first, noise, second};
 
 /// A place with two trees, an empty store made by a first publish, and its server.
-fn served() -> (Place, Server) {
+pub fn served() -> (Place, Server) {
     let place = Place::new();
     first(&place, "v1");
     second(&place, "v2");

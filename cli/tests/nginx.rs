@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Place, Server, first, second};
+use crate::machines::served;
+use crate::support::{Place, Server};
 
 /// An nginx of our own, killed when dropped.
 struct Nginx(Child);
@@ -63,12 +64,7 @@ fn behind_nginx(buffering: &str) {
         eprintln!("SKIPPED: there is no nginx");
         return;
     };
-    let place = Place::new();
-    first(&place, "v1");
-    second(&place, "v2");
-    place.write("v0/a", "a");
-    place.report(&["publish", "v0", "--store", "store", "--name", "other@1"]);
-    let server = Server::start(&place, "store", &[]);
+    let (place, server) = served();
     let (open, url) = nginx(&place, program, &server, buffering);
 
     let new = place.report(&["publish", "v1", "--store", &url, "--name", "app@1"]);

@@ -27,10 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     for word in profiles {
         let profile = match word.as_str() {
             "frames" => None,
-            "fast" => Some(Profile::Fast),
-            "small" => Some(Profile::Small),
-            "smallest" => Some(Profile::Smallest),
-            other => return Err(format!("no profile `{other}`").into()),
+            name => Some(Profile::named(name).ok_or_else(|| format!("no profile `{name}`"))?),
         };
         let ask = UpdateAsk { have: Some(have), want, from_unit: 0, from_byte: 0, profile };
         let mut bytes = 0;

@@ -2,6 +2,7 @@
 
 use floe::Result;
 use floe::store::Counters;
+use floe::sync::SyncOptions;
 use serde::Serialize;
 
 use crate::args::{Sync, SyncWhat};
@@ -36,7 +37,8 @@ pub fn run(args: &Sync, settings: &Settings, output: &Output) -> Result<End> {
     let place = Place::parse(&what.source)?;
     let opener = Opener::new(&place, &args.reach, settings, output).with_mirrors(&args.mirrors)?;
     let source = opener.read(&place)?;
-    let done = floe::sync::sync(&*source, &target, &what.dir, &settings.sync_options(what), output)?;
+    let options = SyncOptions { deltas: args.deltas.profile(), ..settings.sync_options(what) };
+    let done = floe::sync::sync(&*source, &target, &what.dir, &options, output)?;
     // What the engine counts are frames and nodes; over a network all that was received is told.
     let moved = source.counters();
     let report = Report {

@@ -8,12 +8,13 @@ use axum::extract::{FromRequestParts, RawPathParams, Request};
 use axum::http::{StatusCode, Uri, header};
 use axum::routing::{MethodFilter, on};
 
+use crate::delta::Profile;
 use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{CHUNK_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::{
-    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, profile_of,
-    unpack_ids, unpack_refs, version_of,
+    Hello, IDS_MAX, LIMIT_PACK, NameJson, PROTOCOL, UpdateJson, chunk_ids, node_ids, path, unpack_ids,
+    unpack_refs, version_of,
 };
 use crate::store::{AppName, Name, Store};
 
@@ -316,7 +317,7 @@ async fn update(ask: Ask) -> Answer {
     if update.format < UPDATE_FORMAT {
         return Err(none());
     }
-    let asked = update.profile.as_deref().and_then(profile_of).filter(|_| have.is_some());
+    let asked = update.profile.as_deref().and_then(Profile::named).filter(|_| have.is_some());
     let profile = asked.zip(site.options.limits.deltas).map(|(asked, most)| asked.min(most));
     let plan = site.plans.get(&site, client, (have, want, profile)).await?.ok_or_else(none)?;
     stream::update(&site, client, plan, (update.from_unit, update.from_byte)).await

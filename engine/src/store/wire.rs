@@ -9,7 +9,6 @@ use std::io::Read;
 
 use serde::{Deserialize, Serialize};
 
-use crate::delta::Profile;
 use crate::error::{Error, ErrorClass, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId, VersionId};
 
@@ -147,19 +146,6 @@ pub(crate) struct UpdateJson {
     /// `fast`, `small` or `smallest`: new chunks may come as such deltas.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<String>,
-}
-
-const PROFILES: [(&str, Profile); 3] =
-    [("fast", Profile::Fast), ("small", Profile::Small), ("smallest", Profile::Smallest)];
-
-/// What a profile is called on the wire.
-pub(crate) fn profile_name(profile: Profile) -> Option<String> {
-    PROFILES.iter().find(|(_, other)| *other == profile).map(|(name, _)| (*name).to_owned())
-}
-
-/// The profile that is called so; one that is not known is none.
-pub(crate) fn profile_of(name: &str) -> Option<Profile> {
-    PROFILES.iter().find(|(other, _)| *other == name).map(|(_, profile)| *profile)
 }
 
 /// What a sweep is told.

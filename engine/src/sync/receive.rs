@@ -23,7 +23,8 @@ use super::wire::Counted;
 
 // So many streams may break off one after the other, or not fit what is here, without a single new unit.
 const IDLE_MAX: u32 = 3;
-// What a delta holds while it is decoded: reference, content and model.
+// A delta weighs so much that at the usual bound two are under way at most: each holds up to 16 MiB of reference, 8 MiB of
+// content, its record and the codec's tables.
 const DELTA_WEIGHT: u64 = 48 << 20;
 // Bytes of a unit that are worth a stream.
 const WORTH: u64 = 64 << 10;

@@ -101,3 +101,27 @@ fn a_base_that_is_not_as_it_was_costs_bytes_alone() {
         assert!(source.chunks_read.load(Ordering::SeqCst) > 0, "some came as frames");
     }
 }
+
+// Stopped at any operation it is the old tree or the new one, and the next run completes.
+#[test]
+fn a_sync_stopped_at_any_operation_goes_on() {
+    let bench = Bench::told(trees(64 << 10), Some(Profile::Fast));
+    let mut at = 0;
+    loop {
+        let dir = bench.fresh();
+        let (faults, count) = failing_at(at);
+        let source = Streaming::new(&bench.store, Fate::Whole);
+        let options = SyncOptions { faults, ..bench.options() };
+        let first = floe::sync::sync(&source, &named("game@1"), &dir, &options, &Silent);
+        if count.load(Ordering::SeqCst) <= at {
+            first.expect("nothing stopped it");
+            break;
+        }
+        let (synced, told) = bench.run(Fate::Whole, &dir);
+        assert_eq!(synced.unwrap_or_else(|error| panic!("{at}: {error:?}")).version, bench.versions[1]);
+        assert_eq!((on_disk(&dir), told), (bench.trees[1].clone(), 0), "{at}");
+        assert!(!dir.join(".floe/arrivals.plain").exists(), "{at}");
+        at += 1;
+    }
+    assert!(at > 20, "{at}");
+}

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use floe::content::Frame;
-use floe::store::{AppName, NameRecord, UpdateAsk};
+use floe::store::{AppName, NameRecord};
 use floe::sync::{MirrorOptions, mirror};
 use floe::version::NodeSource;
 use floe::{ChunkId, ChunkRef, NodeId};
@@ -61,10 +61,6 @@ impl Source for Flipping<'_> {
     }
     fn names(&self, app: Option<&AppName>) -> Result<Vec<NameRecord>> {
         self.store.names(app)
-    }
-    fn update(&self, ask: &UpdateAsk) -> Result<Option<Box<dyn std::io::Read + Send + '_>>> {
-        let _ = ask;
-        Ok(None)
     }
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{ChunkId, ChunkRef, NodeId};
 use crate::limits::{FRAME_LEN_MAX, NODE_LEN_MAX};
 use crate::store::wire::{
-    self, IDS_MAX, JSON_LEN_MAX, NAMES_LEN_MAX, NameJson, UpdateJson, pack_ids, pack_refs, path, profile_name,
+    self, IDS_MAX, JSON_LEN_MAX, NAMES_LEN_MAX, NameJson, UpdateJson, pack_ids, pack_refs, path,
 };
 use crate::store::{AppName, Name, NameRecord, Source, UpdateAsk};
 use crate::version::NodeSource;
@@ -211,7 +211,7 @@ impl Source for RemoteStore {
             from_unit: ask.from_unit,
             from_byte: ask.from_byte,
             format: UPDATE_FORMAT,
-            profile: ask.profile.and_then(profile_name),
+            profile: ask.profile.map(|profile| profile.name().to_owned()),
         };
         let request =
             serde_json::to_vec(&request).map_err(|error| self.first.malformed(error.to_string()))?;

@@ -20,7 +20,8 @@ const LONG: usize = 256 << 10;
 /// nothing given out, if there is none: `source` lacks a version, or the update is beyond the limits of a stream.
 /// A first unit beyond the last, or a first byte beyond that unit's, is [`Error::Usage`].
 ///
-/// Besides the edits and the list of new chunks it holds about one unit. Frames are sent as the store holds them.
+/// Besides the edits and the list of new chunks it holds about one unit. Frames are sent as the store holds them; a delta
+/// is made when its turn comes.
 pub fn make(
     source: &dyn Source,
     ask: &UpdateAsk,
@@ -44,8 +45,8 @@ pub fn make(
     Ok(true)
 }
 
-/// An update that was worked out: all of its stream but the content. Depends on nothing but the two versions, so that
-/// it is good for whoever asks for them, from whatever unit.
+/// An update that was worked out: all of its stream but the content. Depends on nothing but the two versions and the
+/// profile, so that it is good for whoever asks for them, from whatever unit.
 pub struct Update {
     header: UpdateHeader,
     packed: Vec<u8>,
