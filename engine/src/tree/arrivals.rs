@@ -169,13 +169,14 @@ impl Arrivals {
     }
 }
 
-/// Removes the log, if there is one.
+/// Removes the log, if there is one, and what a run left that was stopped before it took the other file's name away.
 pub(super) fn clear(disk: &Disk) -> Result<()> {
-    let path = own(NAME);
-    match disk.kind(&path)? {
-        None => Ok(()),
-        Some(_) => disk.unlink(&path),
+    for path in [NAME, PLAIN_NAME].map(own) {
+        if disk.kind(&path)?.is_some() {
+            disk.unlink(&path)?;
+        }
     }
+    Ok(())
 }
 
 struct Reader<'a> {
